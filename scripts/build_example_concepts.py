@@ -2,11 +2,13 @@
 
 The drawings come as SVG inside packages of the npm registry. Fetch them, then draw:
 
-    npm pack --pack-destination icons @iconify-json/fxemoji@1.2.2 @iconify-json/noto@1.2.9 @iconify-json/noto-v1@1.2.5
+    mkdir icons && cd icons
+    npm pack @iconify-json/fxemoji@1.2.2 @iconify-json/noto@1.2.9 @iconify-json/noto-v1@1.2.5
+    cd ..
     python scripts/build_example_concepts.py icons
 
-Needs the extra `[data]` for resvg-py. Drawing twice gives the same pixels. Who drew them and under which licence:
-`ti_jax/bundled/NOTICE.md`.
+Needs the extra `[data]` for resvg-py. Drawing twice gives the same pixels. Who drew them, and under which
+licence: `ti_jax/bundled/NOTICE.md`.
 """
 
 from __future__ import annotations

@@ -1,3 +1,50 @@
-"""Textual Inversion in JAX and Flax."""
+"""Textual Inversion in JAX and Flax.
 
+A name of the public API is imported when it is first used, so that `import ti_jax` is instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ti_jax.concepts.concept import Concept
+    from ti_jax.config import ConceptSpec, InversionConfig
+    from ti_jax.errors import UserError
+    from ti_jax.generation import generate
+    from ti_jax.inversion.invert import invert
+    from ti_jax.pipeline import Pipeline, load
+
+__all__ = [
+    "Concept",
+    "ConceptSpec",
+    "InversionConfig",
+    "Pipeline",
+    "UserError",
+    "generate",
+    "invert",
+    "load",
+]
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Concept": "ti_jax.concepts.concept",
+    "ConceptSpec": "ti_jax.config",
+    "InversionConfig": "ti_jax.config",
+    "Pipeline": "ti_jax.pipeline",
+    "UserError": "ti_jax.errors",
+    "generate": "ti_jax.generation",
+    "invert": "ti_jax.inversion.invert",
+    "load": "ti_jax.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ti_jax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next access finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
