@@ -1,0 +1,198 @@
+"""What a user may set, as frozen dataclasses.
+
+Imports no jax: the command line builds its `--help` from this file. A field's docstring is its help text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from ti_jax.errors import UserError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW on the concept's vectors alone, always in float32."""
+
+    learning_rate: Annotated[float | None, arg(aliases=("--learning-rate",))] = None
+    """Peak step size. Unset: the model's default (5e-3 for Stable Diffusion, as in the paper)."""
+    scale_learning_rate: bool = False
+    """Multiply the rate by batch size x gradient accumulation, as the official code does."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate goes from its peak to the last step; linear and cosine end at zero."""
+    warmup_steps: int = 0
+    """Steps over which the rate rises linearly from zero."""
+    beta1: float = 0.9
+    """Decay of the first moment, in [0, 1)."""
+    beta2: float = 0.999
+    """Decay of the second moment, in [0, 1)."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled decay towards zero, per step and unit of rate."""
+    max_grad_norm: float | None = None
+    """Clip the gradient of a concept to this global norm. Unset: no clipping."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.learning_rate is None or self.learning_rate > 0,
+            f"optimizer.learning-rate is {self.learning_rate}: give a number above 0, such as 5e-3",
+        )
+        _require(self.warmup_steps >= 0, "optimizer.warmup-steps must be 0 or more")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"optimizer.{name} must be in [0, 1)")
+        _require(self.epsilon > 0, "optimizer.epsilon must be above 0")
+        _require(self.weight_decay >= 0, "optimizer.weight-decay must be 0 or more")
+        _require(
+            self.max_grad_norm is None or self.max_grad_norm > 0,
+            "optimizer.max-grad-norm must be above 0 (leave it unset for no clipping)",
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How pictures and prompts are made ready."""
+
+    resolution: Annotated[int | None, arg(aliases=("--resolution",))] = None
+    """Side of the square training pictures in pixels. Unset: the model's own."""
+    crop: Literal["center", "squash"] = "center"
+    """Cut out the middle square, or squash the whole picture into one."""
+    flip: bool = True
+    """Show each picture mirrored half of the time. Switch off for text, logos and faces with a parting."""
+    prompts: Annotated[Literal["object", "style", "captions"], arg(aliases=("--prompts",))] = "object"
+    """The paper's object or style templates, or `picture.txt` beside each picture."""
+    templates: Annotated[str | None, arg(aliases=("--templates",))] = None
+    """A text file of templates, one a line, `{}` for the word; replaces `prompts`."""
+    skip_bad: Annotated[bool, arg(aliases=("--skip-bad",))] = False
+    """Leave out pictures that cannot be read instead of stopping."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.resolution is None or self.resolution > 0, "data.resolution must be a number of pixels above 0"
+        )
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """One inversion; the defaults are the paper's where it has them."""
+
+    steps: int | None = None
+    """Optimiser steps. Unset: the model's default (3,000 for Stable Diffusion, 500 for the bundled model)."""
+    batch_size: int = 4
+    """Examples in one forward and backward pass."""
+    gradient_accumulation: int = 1
+    """Passes averaged into one optimiser step."""
+    num_vectors: int | None = None
+    """Embedding vectors of the new word. Unset: as many as the initialiser has tokens."""
+    seed: int = 0
+    """Seed of every random draw, in [0, 2**32)."""
+    min_snr_gamma: float | None = None
+    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556); 5 is usual. Unset: the plain loss."""
+    norm_control: Literal["none", "median"] = "none"
+    """After each step leave the vectors' norms, or rescale them to the vocabulary's median."""
+    evaluate_every: int = 20
+    """Steps between losses on the fixed set of examples, which choose the best vectors and warn early."""
+    fixed_set_size: int = 8
+    """Examples in the fixed set."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; a killed run loses at most that many."""
+    save_every: int = 0
+    """Steps between `learned_embeds-steps-N.safetensors` and preview pictures; 0 for none."""
+    preview_prompts: tuple[str, ...] = ("a photo of {}", "{} on a blue background", "two {}")
+    """What previews and the contact sheet draw; `{}` is the word."""
+    preview_steps: int = 25
+    """Sampling steps of a preview."""
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "gradient_accumulation",
+            "evaluate_every",
+            "fixed_set_size",
+            "checkpoint_every",
+            "preview_steps",
+        ):
+            _require(getattr(self, name) >= 1, f"{name.replace('_', '-')} must be 1 or more")
+        _require(self.steps is None or self.steps >= 1, "steps must be 1 or more")
+        _require(self.num_vectors is None or self.num_vectors >= 1, "num-vectors must be 1 or more")
+        _require(self.save_every >= 0, "save-every must be 0 (never) or more")
+        _require(0 <= self.seed < 2**32, "seed must be in [0, 2**32)")
+        _require(
+            self.min_snr_gamma is None or self.min_snr_gamma > 0,
+            "min-snr-gamma must be above 0 (leave it unset for the plain loss)",
+        )
+        for prompt in self.preview_prompts:
+            _require("{}" in prompt, f"preview prompt {prompt!r} has no {{}} for the word")
+
+
+@dataclass(frozen=True)
+class ConceptSpec:
+    """A concept to be learned."""
+
+    name: str
+    """Names the run folder and, by its SHA-256, the random stream."""
+    placeholder: str
+    """The new word as it will stand in prompts, such as `<fox>`."""
+    initializer: str
+    """A word or phrase to start from, `random`, or an embedding file."""
+    pictures: Any
+    """A folder, a list of files, `bundled:NAME`, or arrays uint8 [h, w, 3]."""
+
+
+def with_model_defaults(config: InversionConfig, *, steps: int, learning_rate: float) -> InversionConfig:
+    """The configuration with what the user left to the model filled in.
+
+    Args:
+        config: as the user gave it.
+        steps: the model's default number of steps.
+        learning_rate: the model's default rate.
+
+    Returns:
+        a configuration whose `steps` and `optimizer.learning_rate` are set, the scaling of the rate included.
+    """
+    optimizer = config.optimizer
+    rate = learning_rate if optimizer.learning_rate is None else optimizer.learning_rate
+    if optimizer.scale_learning_rate:
+        rate *= config.batch_size * config.gradient_accumulation
+    resolved_optimizer = dataclasses.replace(optimizer, learning_rate=rate, scale_learning_rate=False)
+    return dataclasses.replace(
+        config, steps=steps if config.steps is None else config.steps, optimizer=resolved_optimizer
+    )
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values, for the run folder."""
+    return dataclasses.asdict(config)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: old -> new` for every value of two nested mappings that is not the same.
+
+    Args:
+        before: what was.
+        after: what is.
+        prefix: put before each key, for nesting.
+
+    Returns:
+        one line a difference, in the order of the keys.
+    """
+    lines: list[str] = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines

@@ -1,0 +1,85 @@
+"""Checkpoints of the slots' state, with orbax (its v1 API). The only file that imports it, since that takes a while."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import orbax.checkpoint.experimental.v1 as ocp
+from etils import epath
+
+from ti_jax.errors import UserError
+from ti_jax.inversion.slots import SlotState
+
+_KEEP = 2  # a save that is cut off leaves the one before
+
+
+class Checkpoints:
+    """The checkpoints of a run, newest kept; a context manager that waits for what is being written.
+
+    Args:
+        folder: where they are, made if need be; a local or remote path.
+
+    A checkpoint is written beside the others and renamed when it is whole, so a killed run never leaves half of one.
+    """
+
+    def __init__(self, folder: epath.PathLike) -> None:
+        self._checkpointer = ocp.training.Checkpointer(
+            epath.Path(folder),
+            # Every save asked for is made: the loop knows the interval.
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(_KEEP),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._checkpointer.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest whole checkpoint; None if there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: SlotState, identity: dict[str, Any]) -> None:
+        """Begins to write a checkpoint and returns; a failure to write the one before is raised here.
+
+        Args:
+            step: names it; one that exists is left alone.
+            state: in host memory, not changed afterwards.
+            identity: JSON values that say what run this is, compared on resume.
+        """
+        if step != self.latest_step:
+            self._checkpointer.save_async(step, state, custom_metadata=identity)
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more."""
+        self._checkpointer.wait()
+
+    def load(self, like: SlotState) -> tuple[SlotState, dict[str, Any]]:
+        """The newest checkpoint.
+
+        Args:
+            like: a state in host memory of the same structure and shapes.
+
+        Returns:
+            the state, in host memory, and the identity it was saved with.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        step = self.latest_step
+        metadata = self._checkpointer.metadata(step)
+        try:
+            state = self._checkpointer.load(step, like)
+        except Exception as error:
+            raise UserError(
+                f"the checkpoint of step {step} in {self._checkpointer.directory} cannot be read "
+                f"({type(error).__name__}): delete that step's folder to resume from the one before"
+            ) from error
+        return state, dict(metadata.custom_metadata or {})

@@ -1,0 +1,61 @@
+"""The loss of Textual Inversion: equation 2 of Gal et al. 2022 (arXiv 2208.01618), per example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from ti_jax.conditioning import encode_prompts
+from ti_jax.diffusion.schedule import NoiseSchedule, add_noise, target
+from ti_jax.inversion.draws import Examples
+
+
+def example_losses(
+    networks: Mapping[str, Any],
+    schedule: NoiseSchedule,
+    vectors: Mapping[str, Float32[Array, "*batch n width"]],
+    examples: Examples,
+) -> Float32[Array, " b"]:
+    """Mean squared error of each example, unweighted.
+
+    Args:
+        networks: frozen modules by name.
+        schedule: of the noise; its prediction type says what the network is asked for.
+        vectors: by encoder, one set for all examples or one an example.
+        examples: a flat batch.
+
+    Returns:
+        the mean over height, width and channels of the squared difference to the target, in float32.
+    """
+    context = encode_prompts(networks, examples.prompts, vectors)
+    noisy = add_noise(schedule, examples.latents, examples.noise, examples.timesteps)
+    wanted = target(schedule, examples.latents, examples.noise, examples.timesteps)
+    predicted: Float[Array, "b h w c"] = networks["unet"](noisy, examples.timesteps, context)
+    return jnp.mean(jnp.square(predicted.astype(jnp.float32) - wanted), axis=(1, 2, 3))
+
+
+def slot_losses(
+    networks: Mapping[str, Any],
+    schedule: NoiseSchedule,
+    vectors: Mapping[str, Float32[Array, "slots n width"]],
+    examples: Examples,
+) -> Float32[Array, "slots batch"]:
+    """`example_losses` of many concepts as one flat batch.
+
+    Args:
+        networks: frozen modules by name.
+        schedule: of the noise.
+        vectors: by encoder, one set a slot.
+        examples: with leading axes [slots, batch].
+
+    Returns:
+        the loss of each example of each slot.
+    """
+    slots, batch = examples.timesteps.shape
+    flat = jax.tree.map(lambda x: x.reshape(slots * batch, *x.shape[2:]), examples)
+    owners = {name: jnp.repeat(v, batch, axis=0) for name, v in vectors.items()}
+    return example_losses(networks, schedule, owners, flat).reshape(slots, batch)

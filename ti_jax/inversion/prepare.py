@@ -1,0 +1,154 @@
+"""Making a concept ready for a slot: pictures to latents, prompts to ids, initialiser to vectors; all on the host."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+
+from ti_jax.concepts.initialization import check_placeholder, initial_vectors
+from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
+from ti_jax.config import ConceptSpec, InversionConfig, as_dict
+from ti_jax.data.captions import prompts_for
+from ti_jax.data.latents import encode_pictures
+from ti_jax.data.pictures import Picture, load_pictures
+from ti_jax.inversion.draws import concept_key
+from ti_jax.inversion.slots import INITIAL_STREAM, SlotInputs
+from ti_jax.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A concept made ready."""
+
+    spec: ConceptSpec
+    pictures: list[Picture]
+    vectors: dict[str, np.ndarray]
+    """By encoder, float32 [n, width]: where the optimisation starts."""
+    inputs: SlotInputs
+    """For one slot, without the axis of slots and without padding, in host memory."""
+    identity: dict[str, Any]
+    """What shapes the trajectory, as JSON values; a resume compares it."""
+
+
+def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> Prepared:
+    """Everything a slot needs to learn a concept.
+
+    Args:
+        pipeline: the frozen model.
+        spec: the concept.
+        config: with the model's defaults filled in.
+
+    Returns:
+        the concept made ready.
+
+    Raises:
+        UserError: if pictures, prompts, placeholder or initialiser are no good; nothing has been written by then.
+    """
+    key = concept_key(config.seed, spec.name)
+    pictures = load_pictures(
+        spec.pictures,
+        resolution=config.data.resolution or pipeline.resolution,
+        crop=config.data.crop,
+        skip_bad=config.data.skip_bad,
+    )
+    vectors = _initial_vectors(pipeline, spec, config, key)
+    prompts = prompts_for(pictures, spec.placeholder, config.data.prompts, config.data.templates)
+    tokens = {
+        name: tokenize(
+            prompts.texts,
+            tokenizer,
+            {spec.placeholder: len(vectors[name])},
+            max_length=pipeline.max_length,
+            overflow="error",
+        )
+        for name, tokenizer in pipeline.tokenizers.items()
+    }
+    mean, std = encode_pictures(pipeline.networks["vae"], np.stack([picture.pixels for picture in pictures]))
+    flips = 2 if config.data.flip else 1
+    inputs = SlotInputs(
+        key=key,
+        total_steps=np.int32(config.steps),
+        learning_rate=np.float32(config.optimizer.learning_rate),
+        latent_mean=np.asarray(mean)[:, :flips],
+        latent_std=np.asarray(std)[:, :flips],
+        num_pictures=np.int32(len(pictures)),
+        prompts=tokens,
+        first_prompt=np.asarray(prompts.first, np.int32),
+        num_prompts=np.asarray(prompts.count, np.int32),
+        vector_mask={name: np.ones(len(v), bool) for name, v in vectors.items()},
+    )
+    return Prepared(spec, pictures, vectors, inputs, _identity(pipeline, spec, config, pictures, tokens, vectors))
+
+
+def token_table(pipeline: Pipeline, encoder: str) -> Float32[np.ndarray, "vocabulary width"]:
+    """The frozen token embeddings of an encoder, in host memory."""
+    network = pipeline.networks[encoder]
+    return np.asarray(network.embed(jnp.arange(network.config.vocab_size)), np.float32)
+
+
+def vocabulary_norms(pipeline: Pipeline) -> dict[str, Float32[Array, ""]]:
+    """Median Euclidean norm of the token embeddings, by encoder."""
+    return {
+        name: jnp.float32(np.median(np.linalg.norm(token_table(pipeline, name), axis=-1)))
+        for name in pipeline.tokenizers
+    }
+
+
+def _initial_vectors(
+    pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig, key: Array
+) -> dict[str, np.ndarray]:
+    vectors: dict[str, np.ndarray] = {}
+    for name, tokenizer in pipeline.tokenizers.items():
+        check_placeholder(spec.placeholder, tokenizer)
+        vectors[name] = np.asarray(
+            initial_vectors(
+                spec.initializer,
+                config.num_vectors,
+                token_table(pipeline, name),
+                tokenizer,
+                jax.random.fold_in(key, jnp.uint32(INITIAL_STREAM)),
+            )
+        )
+    return vectors
+
+
+def _identity(
+    pipeline: Pipeline,
+    spec: ConceptSpec,
+    config: InversionConfig,
+    pictures: list[Picture],
+    tokens: dict[str, TokenizedPrompts],
+    vectors: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    settings = as_dict(config)
+    shaping = ("batch_size", "gradient_accumulation", "seed", "min_snr_gamma", "norm_control", "optimizer")
+    identity: dict[str, Any] = {
+        "name": spec.name,
+        "placeholder": spec.placeholder,
+        "model": pipeline.fingerprint(),
+        "pictures": {picture.name: _digest(picture.pixels) for picture in pictures},
+        "prompts": _digest(*jax.tree.leaves(tokens)),
+        "initial_vectors": _digest(*jax.tree.leaves(vectors)),
+        "num_vectors": {name: len(v) for name, v in vectors.items()},
+        "flip": config.data.flip,
+        **{name: settings[name] for name in shaping},
+    }
+    if config.optimizer.schedule != "constant":
+        identity["steps"] = config.steps  # a schedule that falls depends on where it ends
+    return json.loads(json.dumps(identity))
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    """A short hash of arrays, their shapes and types included."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

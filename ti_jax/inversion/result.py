@@ -1,0 +1,47 @@
+"""What an inversion tells while it runs, and what it gives in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ti_jax.concepts.concept import Concept
+from ti_jax.inversion.history import History
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved what it had."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is."""
+
+    step: int
+    total_steps: int
+    loss: float
+    """Mean over the steps since the last report."""
+    norm: float
+    """Of the vectors, over the vocabulary's median."""
+    fixed_loss: float | None
+    """The latest loss on the fixed set."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an inversion gives."""
+
+    concept: Concept
+    """The vectors after the last step."""
+    best: Concept
+    """The vectors that did best on the fixed set."""
+    initial: Concept
+    """The vectors before the first step."""
+    history: History
+    pictures: list[np.ndarray] = field(repr=False)
+    """The training pictures as the model saw them, uint8 [resolution, resolution, 3] each."""
+    seconds: float
+    """Spent in steps, compilation included; of this session alone if the run was resumed."""
+    warnings: list[str]
+    """What looked wrong on the way."""
