@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ti_jax.errors import UserError
     from ti_jax.generation import generate
     from ti_jax.inversion.invert import invert
+    from ti_jax.inversion.loss import denoising_loss
     from ti_jax.pipeline import Pipeline, load
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "InversionConfig",
     "Pipeline",
     "UserError",
+    "denoising_loss",
     "generate",
     "invert",
     "load",
@@ -32,6 +34,7 @@ _MODULES = {
     "InversionConfig": "ti_jax.config",
     "Pipeline": "ti_jax.pipeline",
     "UserError": "ti_jax.errors",
+    "denoising_loss": "ti_jax.inversion.loss",
     "generate": "ti_jax.generation",
     "invert": "ti_jax.inversion.invert",
     "load": "ti_jax.pipeline",

@@ -226,7 +226,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _overview() -> str:
     lines = [f"  {verb:12} {(kind.__doc__ or '').splitlines()[0]}" for verb, kind in VERBS.items()]
     return "\n".join(
-        ["usage: ti-jax VERB ...", "", "Textual Inversion in JAX. Each verb explains itself with --help.", "", *lines]
+        [
+            "usage: ti-jax VERB ...",
+            "",
+            "Textual Inversion in JAX. Each verb explains itself with --help.",
+            "",
+            *lines,
+        ]
     )
 
 

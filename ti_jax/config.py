@@ -78,7 +78,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(
-            self.resolution is None or self.resolution > 0, "data.resolution must be a number of pixels above 0"
+            self.resolution is None or self.resolution > 0,
+            "data.resolution must be a number of pixels above 0",
         )
 
 

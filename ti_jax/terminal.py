@@ -33,7 +33,10 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             bar.update(
-                task, total=progress.total_steps, completed=progress.step, description=_describe(progress, speed)
+                task,
+                total=progress.total_steps,
+                completed=progress.step,
+                description=_describe(progress, speed),
             )
 
         yield show

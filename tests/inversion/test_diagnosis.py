@@ -12,7 +12,10 @@ VOCABULARY = {"text_encoder": 2.0}
 
 def _run(*, steps=PATIENCE, moved=1.0, norm=1.0, first=0.5, last=0.4):
     history = History(
-        loss=[0.5] * steps, norm=[norm] * steps, learning_rate=[0.1] * steps, fixed_loss={0: first, steps: last}
+        loss=[0.5] * steps,
+        norm=[norm] * steps,
+        learning_rate=[0.1] * steps,
+        fixed_loss={0: first, steps: last},
     )
     vectors = {"text_encoder": np.full((1, 4), moved / 2, np.float32)}  # at a distance of `moved`
     return diagnose(history, vectors, START, VOCABULARY)

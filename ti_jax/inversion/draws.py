@@ -63,9 +63,7 @@ def draw_examples(
         )
         picture = jax.random.randint(picture_key, (), 0, concept.num_pictures)
         flip = jax.random.randint(flip_key, (), 0, concept.latent_mean.shape[1])
-        prompt = concept.first_prompt[picture] + jax.random.randint(
-            prompt_key, (), 0, concept.num_prompts[picture]
-        )
+        prompt = concept.first_prompt[picture] + jax.random.randint(prompt_key, (), 0, concept.num_prompts[picture])
         mean, std = concept.latent_mean[picture, flip], concept.latent_std[picture, flip]
         return Examples(
             latents=mean + std * jax.random.normal(posterior_key, mean.shape, jnp.float32),

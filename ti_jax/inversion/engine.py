@@ -76,7 +76,15 @@ class Engine:
     def _compiled_config(self) -> InversionConfig:
         """The configuration less what the program does not read, so that a change of it compiles nothing."""
         default = InversionConfig()
-        names = ("steps", "seed", "checkpoint_every", "save_every", "preview_prompts", "preview_steps", "data")
+        names = (
+            "steps",
+            "seed",
+            "checkpoint_every",
+            "save_every",
+            "preview_prompts",
+            "preview_steps",
+            "data",
+        )
         return dataclasses.replace(self.config, **{name: getattr(default, name) for name in names})
 
     def snapshot(self) -> SlotState:

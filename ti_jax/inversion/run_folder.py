@@ -1,14 +1,14 @@
 """The folder of one concept's run: what is in it, and when a run may go on in one that exists.
 
-    config.json                          what was asked for, the model's defaults filled in, and what the run is
-    metrics.jsonl                        loss, norm and rate of every step
-    checkpoints/                         state to resume from
-    learned_embeds.safetensors           the vectors, after the last step
-    <name>.safetensors                   the same; A1111 and ComfyUI name a concept by its file
-    learned_embeds-best.safetensors      the vectors that did best on the fixed set
-    learned_embeds-steps-N.safetensors   the vectors after N steps, with pictures in previews/steps-N.png
-    loss.png, contact_sheet.png          how it went, and what the word draws
-    result.json                          written last: how the run ended
+config.json                          what was asked for, the model's defaults filled in, and what the run is
+metrics.jsonl                        loss, norm and rate of every step
+checkpoints/                         state to resume from
+learned_embeds.safetensors           the vectors, after the last step
+<name>.safetensors                   the same; A1111 and ComfyUI name a concept by its file
+learned_embeds-best.safetensors      the vectors that did best on the fixed set
+learned_embeds-steps-N.safetensors   the vectors after N steps, with pictures in previews/steps-N.png
+loss.png, contact_sheet.png          how it went, and what the word draws
+result.json                          written last: how the run ended
 """
 
 from __future__ import annotations

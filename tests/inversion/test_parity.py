@@ -1,0 +1,151 @@
+"""The loss, its gradient, and twenty whole steps against PyTorch diffusers with the concept as added tokens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import ti_jax
+from ti_jax.config import ConceptSpec, InversionConfig, with_model_defaults
+from ti_jax.data.captions import prompts_for
+from ti_jax.inversion.draws import draw_examples
+from ti_jax.inversion.engine import Engine
+from ti_jax.inversion.prepare import prepare
+
+PLACEHOLDER = "<fox>"
+PROMPTS = ["a photo of <fox>", "<fox>, small, beside a <fox> on a blue background"]
+STEPS = 20
+
+
+class TorchConcept:
+    """The reference: placeholder tokens added to tokenizer and table, and a loss by diffusers' own parts."""
+
+    def __init__(self, pipe, vectors):
+        self.pipe = pipe
+        tokens = [PLACEHOLDER, *(f"{PLACEHOLDER}_{i}" for i in range(1, len(vectors)))]
+        self.expansion = " ".join(tokens)
+        pipe.tokenizer.add_tokens(tokens)
+        self.ids = pipe.tokenizer.convert_tokens_to_ids(tokens)
+        pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
+        self.table = pipe.text_encoder.get_input_embeddings().weight
+        for module in (pipe.text_encoder, pipe.unet, pipe.vae):
+            module.requires_grad_(False)
+        self.table.requires_grad_(True)
+        self.set(vectors)
+
+    def set(self, vectors):
+        with torch.no_grad():
+            self.table[self.ids] = torch.tensor(np.asarray(vectors))
+
+    def losses(self, prompts, latents, noise, timesteps):
+        pipe, to_torch = self.pipe, lambda x: torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
+        ids = pipe.tokenizer(
+            [p.replace(PLACEHOLDER, self.expansion) for p in prompts],
+            padding="max_length",
+            max_length=pipe.text_encoder.config.max_position_embeddings,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        scheduler, timesteps = self.ddpm(), torch.tensor(np.asarray(timesteps), dtype=torch.long)
+        latents, noise = to_torch(latents), to_torch(noise)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        predicted = pipe.unet(noisy, timesteps, pipe.text_encoder(ids)[0]).sample
+        is_v = scheduler.config.prediction_type == "v_prediction"
+        wanted = scheduler.get_velocity(latents, noise, timesteps) if is_v else noise
+        return ((predicted - wanted) ** 2).mean(dim=(1, 2, 3))
+
+    def ddpm(self):
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_config(self.pipe.scheduler.config)
+
+    def gradient(self, loss):
+        self.table.grad = None
+        loss.backward()
+        return self.table.grad[self.ids]
+
+
+@pytest.fixture(params=["sd1_twin", "sd2_twin"])
+def twin(request):
+    """A fresh torch pipeline, since tokens are added to it, and ours of the same weights."""
+    from copy import deepcopy
+
+    pipe, pipeline = request.getfixturevalue(request.param)
+    return deepcopy(pipe), pipeline
+
+
+def _vectors(pipeline, count):
+    width = pipeline.widths["text_encoder"]
+    return np.random.default_rng(1).normal(0, 0.3, (count, width)).astype(np.float32)
+
+
+def _close(ours, theirs, tolerance):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_loss_and_gradient(twin, count):
+    pipe, pipeline = twin
+    vectors = _vectors(pipeline, count)
+    rng = np.random.default_rng(2)
+    h, w, c = pipeline.latent_shape()
+    latents, noise = (rng.normal(size=(2, h, w, c)).astype(np.float32) for _ in range(2))
+    timesteps = np.array([17, 803], np.int32)
+
+    reference = TorchConcept(pipe, vectors)
+    expected = reference.losses(PROMPTS, latents, noise, timesteps)
+    concept = ti_jax.Concept(PLACEHOLDER, {"text_encoder": jnp.asarray(vectors)}, {})
+
+    def total(concept):
+        losses = ti_jax.denoising_loss(
+            pipeline,
+            concept,
+            PROMPTS,
+            latents=jnp.asarray(latents),
+            noise=jnp.asarray(noise),
+            timesteps=timesteps,
+        )
+        return jnp.sum(losses), losses
+
+    gradient, losses = jax.grad(total, has_aux=True)(concept)
+    _close(losses, expected.detach(), 1e-5)
+    _close(gradient.vectors["text_encoder"], reference.gradient(expected.sum()), 1e-4)
+
+
+def test_twenty_steps(twin):
+    pipe, pipeline = twin
+    rng = np.random.default_rng(3)
+    pictures = [rng.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(3)]
+    config = with_model_defaults(
+        InversionConfig(steps=STEPS, batch_size=2, num_vectors=2, evaluate_every=STEPS),
+        steps=1,
+        learning_rate=5e-3,
+    )
+    prepared = prepare(pipeline, ConceptSpec("fox", PLACEHOLDER, "random", pictures), config)
+    engine = Engine(pipeline, config, [prepared])
+    report = engine.advance(STEPS, evaluate=False)
+
+    reference = TorchConcept(pipe, prepared.vectors["text_encoder"])
+    optimizer = torch.optim.AdamW([reference.table], lr=5e-3, weight_decay=0.0)
+    texts = prompts_for(prepared.pictures, PLACEHOLDER, "object", None).texts
+    table = prepared.inputs.prompts["text_encoder"].ids
+    one = jax.tree.map(lambda x: x[0], engine.inputs)
+    draw = jax.jit(draw_examples, static_argnums=3)
+    losses = []
+    for step in range(STEPS):
+        examples = draw(one, jnp.int32(step), jnp.arange(2), pipeline.schedule.num_timesteps)
+        rows = [np.flatnonzero((table == ids).all(axis=1))[0] for ids in examples.prompts["text_encoder"].ids]
+        prompts = [texts[row] for row in rows]
+        loss = reference.losses(prompts, examples.latents, examples.noise, examples.timesteps).mean()
+        gradient = reference.gradient(loss)
+        reference.table.grad = torch.zeros_like(reference.table)
+        reference.table.grad[reference.ids] = gradient
+        optimizer.step()
+        losses.append(loss.item())
+    _close(report.loss[:, 0], losses, 1e-4)
+    moved = engine.state.vectors["text_encoder"][0] - prepared.vectors["text_encoder"]
+    expected = reference.table[reference.ids].detach().numpy() - prepared.vectors["text_encoder"]
+    assert np.abs(expected).max() > 0.01
+    _close(moved, expected, 1e-3)
