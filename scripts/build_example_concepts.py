@@ -113,9 +113,7 @@ def compose(drawing: Image.Image, *, side: int, fill: float, colors: int) -> Ima
         a palette picture, `side` x `side`.
     """
     scale = fill * side / max(drawing.size)
-    small = drawing.resize(
-        (round(drawing.width * scale), round(drawing.height * scale)), Image.Resampling.LANCZOS
-    )
+    small = drawing.resize((round(drawing.width * scale), round(drawing.height * scale)), Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (side, side), "white")
     square.alpha_composite(small, ((side - small.width) // 2, (side - small.height) // 2))
     return square.convert("RGB").quantize(colors, dither=Image.Dither.NONE)
@@ -141,9 +139,7 @@ def build(icons_folder: Path, output: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("icons", type=Path, help="folder with the npm tarballs")
     parser.add_argument("--output", type=Path, default=CONCEPTS_FOLDER, help="folder to write to")
     arguments = parser.parse_args()

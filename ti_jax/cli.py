@@ -14,7 +14,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,7 +67,7 @@ class Invert:
     overwrite: bool = False
     """Replace the run in the output folder."""
     common: Annotated[Common, tyro.conf.arg(name="")] = Common()
-    settings: Annotated[InversionConfig, tyro.conf.arg(name="")] = InversionConfig()
+    settings: Annotated[InversionConfig, tyro.conf.arg(name="")] = field(default_factory=InversionConfig)
 
     def run(self) -> None:
         """Learns, writes the run folder, and says how to use what is in it."""
@@ -274,7 +274,8 @@ def _read_config(file: str) -> InversionConfig:
     if not Path(file).is_file():
         raise UserError(f"there is no configuration file {file}")
     spec = importlib.util.spec_from_file_location("ti_jax_user_config", file)
-    assert spec is not None and spec.loader is not None  # of an existing file that ends in anything
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):

@@ -1,14 +1,12 @@
 """A run from pictures to files: what it leaves, how it goes on, and what it refuses."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 

@@ -14,7 +14,7 @@ import numpy as np
 from ti_jax.config import InversionConfig
 from ti_jax.inversion.optimizer import gradient_transformation
 from ti_jax.inversion.prepare import Prepared, vocabulary_norms
-from ti_jax.inversion.slots import SlotInputs, SlotState, initial_state
+from ti_jax.inversion.slots import SlotState, initial_state
 from ti_jax.inversion.step import run_chunk
 from ti_jax.pipeline import Pipeline
 
