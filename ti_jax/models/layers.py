@@ -1,0 +1,141 @@
+"""Parts that the UNet and the autoencoder share; names are those of diffusers, layout is NHWC."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation in float32, whatever goes in; the result has the input's type."""
+
+    def __init__(
+        self, channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs, param_dtype: DTypeLike = jnp.float32
+    ) -> None:
+        self.groups, self.epsilon = groups, epsilon
+        self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
+        variance = jnp.mean(jnp.square(grouped - mean), axis=(1, 3), keepdims=True)
+        normed = ((grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scale, bias = (p[...].astype(jnp.float32).reshape(shape) for p in (self.scale, self.bias))
+        return (normed * scale + bias).astype(x.dtype)
+
+
+def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs, param_dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
+    """Layer normalisation that computes in float32; cast its result back."""
+    return nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs, dtype=jnp.float32, param_dtype=param_dtype)
+
+
+def conv(
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+) -> nnx.Conv:
+    """A square convolution, padded to keep the size unless told otherwise."""
+    around = kernel // 2 if padding is None else padding
+    pad = ((around, around), (around, around)) if isinstance(around, int) else around
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (kernel, kernel),
+        strides=stride,
+        padding=pad,
+        rngs=rngs,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+
+
+class ResnetBlock2D(nnx.Module):
+    """Two convolutions with a skip, and a shift by the time embedding between them (diffusers `resnet.py`)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        epsilon: float,
+        temb_channels: int | None = None,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        types = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.norm1 = GroupNorm(in_channels, groups, epsilon, rngs=rngs, param_dtype=param_dtype)
+        self.conv1 = conv(in_channels, out_channels, **types)
+        if temb_channels is not None:
+            self.time_emb_proj = nnx.Linear(temb_channels, out_channels, **types)
+        self.norm2 = GroupNorm(out_channels, groups, epsilon, rngs=rngs, param_dtype=param_dtype)
+        self.conv2 = conv(out_channels, out_channels, **types)
+        if in_channels != out_channels:
+            self.conv_shortcut = conv(in_channels, out_channels, 1, **types)
+
+    def __call__(self, x: Float[Array, "b h w c"], temb: Float[Array, "b t"] | None = None) -> Float[Array, "b h w d"]:
+        h = self.conv1(jax.nn.silu(self.norm1(x)))
+        if temb is not None:
+            h = h + self.time_emb_proj(jax.nn.silu(temb))[:, None, None, :]
+        h = self.conv2(jax.nn.silu(self.norm2(h)))
+        return (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h
+
+
+class Downsample2D(nnx.Module):
+    """Halves height and width by a strided convolution.
+
+    Args:
+        channels: in and out.
+        padding: 1 on all sides, as in the UNet; 0 for one row below and one column to the right, as in the VAE.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        padding: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        pad = ((0, 1), (0, 1)) if padding == 0 else padding
+        self.conv = conv(channels, channels, stride=2, padding=pad, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+    """Repeats each pixel, twice in height and width unless a size is given, then a convolution."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        self.conv = conv(channels, channels, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None) -> Float[Array, "b h2 w2 c"]:
+        b, h, w, c = x.shape
+        if size is None or size == (2 * h, 2 * w):
+            x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+        else:
+            # torch's nearest neighbour, which rounds down; jax.image takes the nearest centre.
+            rows, columns = (jnp.arange(n) * m // n for n, m in zip(size, (h, w), strict=True))
+            x = x[:, rows][:, :, columns]
+        return self.conv(x)
