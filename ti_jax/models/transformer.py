@@ -44,15 +44,25 @@ class GEGLU(nnx.Module):
         return value * jax.nn.gelu(gate, approximate=False)
 
 
+class Dropout(nnx.Module):
+    """Nothing, since the network is frozen; it keeps the numbers in diffusers' `net.0`, `net.1`, `net.2`."""
+
+    def __call__(self, x: Float[Array, "b q inner"]) -> Float[Array, "b q inner"]:
+        return x
+
+
 class FeedForward(nnx.Module):
-    """GEGLU to four times the width and back; `net_0` and `net_2` are diffusers' `net.0` and `net.2`."""
+    """GEGLU to four times the width and back."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs, **types: Any) -> None:
-        self.net_0 = GEGLU(width, 4 * width, rngs=rngs, **types)
-        self.net_2 = nnx.Linear(4 * width, width, rngs=rngs, **types)
+        self.net = nnx.List(
+            [GEGLU(width, 4 * width, rngs=rngs, **types), Dropout(), nnx.Linear(4 * width, width, rngs=rngs, **types)]
+        )
 
     def __call__(self, x: Float[Array, "b q width"]) -> Float[Array, "b q width"]:
-        return self.net_2(self.net_0(x))
+        for layer in self.net:
+            x = layer(x)
+        return x
 
 
 class BasicTransformerBlock(nnx.Module):
