@@ -102,9 +102,11 @@ def _pad_together(trees: list[Any]) -> Any:
     def stack(*leaves: Any) -> Any:
         if isinstance(leaves[0], jax.Array):  # keys: scalars that numpy cannot hold
             return jnp.stack(leaves)
-        shape = np.max([np.shape(leaf) for leaf in leaves], axis=0).astype(int)
-        return np.stack(
-            [np.pad(leaf, [(0, n - m) for n, m in zip(shape, np.shape(leaf), strict=True)]) for leaf in leaves]
+        stacked = np.zeros(
+            (len(leaves), *np.max([np.shape(leaf) for leaf in leaves], axis=0).astype(int)), leaves[0].dtype
         )
+        for slot, leaf in enumerate(leaves):
+            stacked[slot, *(slice(n) for n in np.shape(leaf))] = leaf
+        return stacked
 
     return jax.tree.map(stack, *trees)

@@ -1,0 +1,38 @@
+"""Pictures to the moments of their latents, once, before the first step."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, UInt8
+
+from ti_jax.models.vae import AutoencoderKL
+
+Moments = tuple[Float32[Array, "n flips h w c"], Float32[Array, "n flips h w c"]]
+
+
+@jax.jit
+def encode_pictures(vae: AutoencoderKL, pixels: UInt8[Array, "n height width 3"]) -> Moments:
+    """Means and standard deviations of the VAE's posterior, scaled as the UNet takes latents.
+
+    Args:
+        vae: the frozen autoencoder.
+        pixels: of the pictures; height and width are multiples of its factor.
+
+    Returns:
+        means and deviations; flip 0 is the picture as it is, flip 1 its mirror image. A mirrored picture is encoded
+        itself, since the encoder does not commute with mirroring. The bounds of the logarithm are those of diffusers'
+        `DiagonalGaussianDistribution`.
+    """
+
+    def encode(picture: UInt8[Array, "height width 3"]) -> tuple[Array, Array]:
+        images = picture.astype(jnp.float32) / 127.5 - 1.0
+        mean, log_variance = vae.encode(jnp.stack([images, images[:, ::-1]]))
+        deviation = jnp.exp(0.5 * jnp.clip(log_variance.astype(jnp.float32), -30.0, 20.0))
+        return _scale(vae, mean.astype(jnp.float32)), vae.config.scaling_factor * deviation
+
+    return jax.lax.map(encode, pixels)
+
+
+def _scale(vae: AutoencoderKL, latents: Array) -> Array:
+    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor

@@ -1,0 +1,127 @@
+"""Pictures from wherever the user has them, as squares of pixels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ti_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_BUNDLED = Path(__file__).parent.parent / "bundled" / "concepts"
+
+Crop = Literal["center", "squash"]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A training picture."""
+
+    name: str
+    pixels: UInt8[np.ndarray, "resolution resolution 3"]
+    path: Path | None = None
+    """Where it was read from; None for an array."""
+
+
+def load_pictures(source: Any, *, resolution: int, crop: Crop = "center", skip_bad: bool = False) -> list[Picture]:
+    """Pictures, made square.
+
+    Args:
+        source: a folder (its picture files in the order of their names, hidden ones left out), one or several files,
+            `bundled:NAME`, or arrays uint8 [h, w, 3] (or one array [n, h, w, 3]).
+        resolution: side in pixels.
+        crop: cut out the middle square, or squash the whole picture into one.
+        skip_bad: leave out files that cannot be read, with a warning.
+
+    Returns:
+        at least one picture.
+
+    Raises:
+        UserError: if there is no such folder or file, no picture in it, or one that cannot be read; it is named.
+    """
+    if isinstance(source, str | Path) or (isinstance(source, list | tuple) and _are_paths(source)):
+        paths = _paths(source)
+        pictures = [p for p in (_read(path, resolution, crop, skip_bad) for path in paths) if p is not None]
+        if not pictures:
+            raise UserError(f"none of the {len(paths)} pictures can be read: {', '.join(p.name for p in paths[:5])}")
+        return pictures
+    return [
+        Picture(f"picture {i}", _square(_from_array(array, i), resolution, crop)) for i, array in enumerate(source)
+    ] or _no_pictures("the list of arrays")
+
+
+def _no_pictures(where: Any) -> list[Any]:
+    raise UserError(f"there is no picture in {where}")
+
+
+def _are_paths(source: Iterable[Any]) -> bool:
+    return all(isinstance(item, str | Path) for item in source)
+
+
+def _paths(source: Any) -> list[Path]:
+    if isinstance(source, list | tuple):
+        return [path for item in source for path in _paths(item)] or _no_pictures("the list")
+    text = str(source)
+    if text.startswith("bundled:"):
+        folder = _BUNDLED / text.removeprefix("bundled:")
+        if not text.removeprefix("bundled:").isidentifier() or not folder.is_dir():
+            known = ", ".join(sorted(f"bundled:{p.name}" for p in _BUNDLED.iterdir() if p.is_dir()))
+            raise UserError(f"there is no {text}: the package has {known}")
+        return _paths(folder)
+    path = Path(text)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"there is no folder or picture {path}")
+    endings = Image.registered_extensions()
+    found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in endings and not p.name.startswith(".")]
+    return found or _no_pictures(f"{path} (its files are {', '.join(sorted(p.name for p in path.iterdir())[:5])})")
+
+
+def _read(path: Path, resolution: int, crop: Crop, skip_bad: bool) -> Picture | None:
+    try:
+        with Image.open(path) as image:
+            return Picture(path.name, _square(image, resolution, crop), path)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        message = f"the picture {path} cannot be read ({error})"
+        if skip_bad:
+            logger.warning("%s: left out", message)
+            return None
+        raise UserError(f"{message}: replace or remove it, or leave out such pictures by --skip-bad") from error
+
+
+def _from_array(array: Any, index: int) -> Image.Image:
+    pixels = np.asarray(array)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise UserError(f"picture {index} is {pixels.dtype} {list(pixels.shape)}: give uint8 [h, w, 3]")
+    return Image.fromarray(pixels)
+
+
+def _square(image: Image.Image, resolution: int, crop: Crop) -> UInt8[np.ndarray, "resolution resolution 3"]:
+    """Turned as its EXIF data say, on white where it is transparent, then cut or squashed, bicubic and antialiased."""
+    image = _rgb(ImageOps.exif_transpose(image))
+    side = min(image.size)
+    box = (0, 0, *image.size)
+    if crop == "center":
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16 bits a pixel: Pillow would cut, not scale
+        wide = np.asarray(image, np.float64)
+        top = 65535.0 if wide.max() > 255 else 255.0
+        return Image.fromarray(np.uint8(np.round(np.clip(wide / top, 0, 1) * 255))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
