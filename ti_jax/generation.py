@@ -14,8 +14,9 @@ from jaxtyping import Array, Float32, UInt8
 from ti_jax.concepts.concept import Concept
 from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
 from ti_jax.conditioning import encode_prompts
-from ti_jax.diffusion.samplers import Plan, Sampler, plan, sample
-from ti_jax.diffusion.schedule import NoiseSchedule
+from ti_jax.diffusion.config import Sampler
+from ti_jax.diffusion.plan import Plan, plan
+from ti_jax.diffusion.samplers import sample
 from ti_jax.errors import UserError
 from ti_jax.pipeline import Pipeline
 
@@ -85,7 +86,7 @@ def generate(
     noise = latents if latents is not None else _initial_noise(keys, shape)
     tokens = _tokenize(pipeline, texts, placeholders)
     negative = _tokenize(pipeline, [negative_prompt], placeholders)
-    schedule_of_steps = plan(pipeline.schedule, sampler, steps, eta)
+    schedule_of_steps = plan(pipeline.schedule, sampler, steps, eta=eta)
     images = []
     for first in range(0, len(texts), batch):
         # The last batch is filled up, so that it does not compile again.
@@ -93,7 +94,6 @@ def generate(
         pick = functools.partial(jax.tree.map, lambda x, rows=rows: x[rows])
         drawn = _draw(
             pipeline.networks,
-            pipeline.schedule,
             schedule_of_steps,
             vectors,
             pick(tokens),
@@ -110,7 +110,6 @@ def generate(
 @functools.partial(jax.jit, static_argnames="guided")
 def _draw(
     networks: dict[str, Any],
-    schedule: NoiseSchedule,
     steps: Plan,
     vectors: dict[str, Array],
     tokens: Tokens,
@@ -137,7 +136,7 @@ def _draw(
         without, with_prompt = output[:b], output[b:]
         return without + guidance * (with_prompt - without)
 
-    return _decode(networks["vae"], sample(denoise, noise, schedule, steps, keys))
+    return _decode(networks["vae"], sample(denoise, noise, steps, keys))
 
 
 def _decode(vae: Any, latents: Float32[Array, "b h w c"]) -> UInt8[Array, "b height width 3"]:

@@ -81,14 +81,21 @@ def initial_state(
         the state at step 0.
     """
     slots = next(iter(vectors.values())).shape[0]
-    counter = jnp.zeros((slots,), jnp.int32)
+
+    def counter(value: int) -> Int32[Array, " slots"]:
+        return jnp.full((slots,), value, jnp.int32)
+
+    def loss() -> Float32[Array, " slots"]:
+        return jnp.full((slots,), jnp.inf, jnp.float32)
+
+    # Each leaf has a buffer of its own, since the step takes them all over.
     return SlotState(
-        vectors=vectors,
+        vectors=jax.tree.map(jnp.copy, vectors),
         optimizer=jax.vmap(optimizer.init)(vectors),
-        step=counter,
-        failed_step=counter - 1,
-        initial_loss=jnp.full((slots,), jnp.inf, jnp.float32),
-        best_loss=jnp.full((slots,), jnp.inf, jnp.float32),
-        best_vectors=vectors,
-        best_step=counter,
+        step=counter(0),
+        failed_step=counter(-1),
+        initial_loss=loss(),
+        best_loss=loss(),
+        best_vectors=jax.tree.map(jnp.copy, vectors),
+        best_step=counter(0),
     )
