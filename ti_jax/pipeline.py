@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -24,7 +25,7 @@ from ti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from ti_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from ti_jax.weights import rules
 from ti_jax.weights.hub import resolve
-from ti_jax.weights.loader import load_parameters, parameter_name
+from ti_jax.weights.loader import abstract_network, load_parameters, parameter_name
 from ti_jax.weights.tensors import open_weights
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def load(
 
     def network(name: str, stem: str, kind: Callable[..., Any], config: Any, table: rules.Rules) -> Any:
         types = {"dtype": jnp.dtype(precision.compute), "param_dtype": jnp.dtype(precision.param)}
-        abstract = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0), **types))
+        abstract = abstract_network(functools.partial(kind, config, **types))
         tensors = open_weights(folder / name, stem, variant=variant)
         return load_parameters(abstract, tensors, table, param_dtype=types["param_dtype"], what=f"{source}/{name}")
 

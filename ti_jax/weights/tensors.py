@@ -63,7 +63,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, framework="flax")
+        file = safe_open(path, framework="numpy")
         return {name: SafeTensor(file, name, path) for name in file.keys()}  # noqa: SIM118  it is no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}): download or copy it again") from error
