@@ -171,7 +171,7 @@ class Generate:
             seed=self.seed,
             steps=self.steps,
             guidance=self.guidance,
-            sampler=self.sampler,  # pyright: ignore[reportArgumentType]  checked by generate, with a message
+            sampler=self.sampler,
             negative_prompt=self.negative_prompt,
             height=self.height,
             width=self.width,

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float32, UInt8
 from ti_jax.concepts.concept import Concept
 from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
 from ti_jax.conditioning import encode_prompts
-from ti_jax.diffusion.config import Sampler
 from ti_jax.diffusion.plan import Plan, plan
 from ti_jax.diffusion.samplers import sample
 from ti_jax.errors import UserError
@@ -31,7 +30,7 @@ def generate(
     seed: int = 0,
     steps: int = 50,
     guidance: float = 5.0,
-    sampler: Sampler = "ddim",
+    sampler: str = "ddim",
     negative_prompt: str = "",
     latents: Float32[Array | np.ndarray, "n h w c"] | None = None,
     height: int | None = None,
