@@ -56,6 +56,7 @@ def test_noise_and_target(betas, prediction_type):
     _close(target(schedule, latents, noise, timesteps), expected[prediction_type])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers' use of numpy
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("options", [{}, {**STABLE_DIFFUSION, "num_train_timesteps": 500}])
 def test_config_of_any_class(writer, options):

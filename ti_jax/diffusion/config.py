@@ -1,7 +1,8 @@
-"""What a diffusers `scheduler_config.json` may hold, whichever class wrote it."""
+"""What a diffusers `scheduler_config.json` may hold, whichever class wrote it, and what it means to each sampler."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,3 +60,86 @@ def read_options(config: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise UserError(f"scheduler config: {', '.join(f'{key} = {options[key]!r}' for key in unknown)} is not known")
     return options
+
+
+_IMPLEMENTED: dict[str, dict[str, Any]] = {
+    "ddim": {
+        "timestep_spacing": "leading",
+        "steps_offset": 0,
+        "set_alpha_to_one": True,
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+    },
+    "ddpm": {
+        "timestep_spacing": "leading",
+        "steps_offset": 0,
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "variance_type": "fixed_small",
+    },
+    "dpm++": {
+        "timestep_spacing": "linspace",
+        "steps_offset": 0,
+        "rescale_betas_zero_snr": False,
+        "final_sigmas_type": "zero",
+        "lower_order_final": True,
+        "euler_at_final": False,
+    },
+    "euler": {
+        "timestep_spacing": "linspace",
+        "steps_offset": 0,
+        "rescale_betas_zero_snr": False,
+        "final_sigmas_type": "zero",
+    },
+}
+"""Options of diffusers' class for each sampler (DPMSolverMultistepScheduler for dpm++), with that class's defaults."""
+
+SAMPLERS = tuple(_IMPLEMENTED)
+
+_OFF = (False, None)
+_OTHER_SIGMAS = {"use_karras_sigmas": _OFF, "use_exponential_sigmas": _OFF, "use_beta_sigmas": _OFF}
+_CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "ddim": {"thresholding": _OFF},
+    "ddpm": {"thresholding": _OFF, "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large")},
+    "dpm++": {
+        **_OTHER_SIGMAS,
+        "thresholding": _OFF,
+        "use_lu_lambdas": _OFF,
+        "use_flow_sigmas": _OFF,
+        "lambda_min_clipped": (-math.inf,),
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "solver_order": (2,),
+        "solver_type": ("midpoint", "logrho", "bh1", "bh2"),  # those of DEIS and UniPC mean midpoint to this class
+        "algorithm_type": ("dpmsolver++", "deis"),
+    },
+    "euler": {
+        **_OTHER_SIGMAS,
+        "interpolation_type": ("linear",),
+        "timestep_type": ("discrete",),
+        "final_sigmas_type": ("zero", "sigma_min"),
+    },
+}
+"""What a sampler implements of options that have more values."""
+
+
+def sampler_options(options: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+    """What a config's options mean to one sampler.
+
+    Args:
+        options: from `read_options`.
+        sampler: one of `SAMPLERS`.
+
+    Returns:
+        every option that the sampler implements, by name; the default of diffusers' class for it where none is set.
+
+    Raises:
+        UserError: naming every option at a value that this sampler does not implement.
+    """
+    choices = {"timestep_spacing": ("leading", "trailing", "linspace"), **_CHOICES[sampler]}
+    problems = [f"{key} = {options[key]!r}" for key in choices if key in options and options[key] not in choices[key]]
+    if problems:
+        raise UserError(
+            f"the model's scheduler config has {', '.join(problems)}, which sampler {sampler!r} does not "
+            "implement: choose another sampler"
+        )
+    return {key: options.get(key, default) for key, default in _IMPLEMENTED[sampler].items()}
