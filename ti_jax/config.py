@@ -60,6 +60,20 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class InversionDefaults:
+    """What a user leaves to the model; these suit Stable Diffusion, and another model may keep its own beside it."""
+
+    steps: int = 3000
+    """Optimiser steps."""
+    learning_rate: float = 5e-3
+    """Peak rate."""
+    templates: tuple[str, ...] | None = None
+    """Prompts that the model understands, `{}` for the word; the paper's object templates if None."""
+    preview_prompts: tuple[str, ...] = ("a photo of {}", "a photo of {} on the moon", "an oil painting of {}")
+    """What previews and the contact sheet draw."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """How pictures and prompts are made ready."""
 
@@ -69,8 +83,9 @@ class DataConfig:
     """Cut out the middle square, or squash the whole picture into one."""
     flip: bool = True
     """Show each picture mirrored half of the time. Switch off for text, logos and faces with a parting."""
-    prompts: Annotated[Literal["object", "style", "captions"], arg(aliases=("--prompts",))] = "object"
-    """The paper's object or style templates, or `picture.txt` beside each picture."""
+    prompts: Annotated[Literal["model", "object", "style", "captions"], arg(aliases=("--prompts",))] = "model"
+    """The model's own templates (for Stable Diffusion those for objects), the paper's templates for objects or for
+    styles, or `picture.txt` beside each picture."""
     templates: Annotated[str | None, arg(aliases=("--templates",))] = None
     """A text file of templates, one a line, `{}` for the word; replaces `prompts`."""
     skip_bad: Annotated[bool, arg(aliases=("--skip-bad",))] = False
@@ -109,8 +124,8 @@ class InversionConfig:
     """Steps between checkpoints; a killed run loses at most that many."""
     save_every: int = 0
     """Steps between `learned_embeds-steps-N.safetensors` and preview pictures; 0 for none."""
-    preview_prompts: tuple[str, ...] = ("a photo of {}", "{} on a blue background", "two {}")
-    """What previews and the contact sheet draw; `{}` is the word."""
+    preview_prompts: tuple[str, ...] | None = None
+    """What previews and the contact sheet draw; `{}` is the word. Unset: what suits the model."""
     preview_steps: int = 25
     """Sampling steps of a preview."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -134,7 +149,7 @@ class InversionConfig:
             self.min_snr_gamma is None or self.min_snr_gamma > 0,
             "min-snr-gamma must be above 0 (leave it unset for the plain loss)",
         )
-        for prompt in self.preview_prompts:
+        for prompt in self.preview_prompts or ():
             _require("{}" in prompt, f"preview prompt {prompt!r} has no {{}} for the word")
 
 
@@ -152,24 +167,26 @@ class ConceptSpec:
     """A folder, a list of files, `bundled:NAME`, or arrays uint8 [h, w, 3]."""
 
 
-def with_model_defaults(config: InversionConfig, *, steps: int, learning_rate: float) -> InversionConfig:
+def with_model_defaults(config: InversionConfig, defaults: InversionDefaults) -> InversionConfig:
     """The configuration with what the user left to the model filled in.
 
     Args:
         config: as the user gave it.
-        steps: the model's default number of steps.
-        learning_rate: the model's default rate.
+        defaults: the model's.
 
     Returns:
-        a configuration whose `steps` and `optimizer.learning_rate` are set, the scaling of the rate included.
+        a configuration whose `steps`, `preview_prompts` and `optimizer.learning_rate` are set, the scaling of the rate
+        included.
     """
     optimizer = config.optimizer
-    rate = learning_rate if optimizer.learning_rate is None else optimizer.learning_rate
+    rate = defaults.learning_rate if optimizer.learning_rate is None else optimizer.learning_rate
     if optimizer.scale_learning_rate:
         rate *= config.batch_size * config.gradient_accumulation
-    resolved_optimizer = dataclasses.replace(optimizer, learning_rate=rate, scale_learning_rate=False)
     return dataclasses.replace(
-        config, steps=steps if config.steps is None else config.steps, optimizer=resolved_optimizer
+        config,
+        steps=defaults.steps if config.steps is None else config.steps,
+        preview_prompts=defaults.preview_prompts if config.preview_prompts is None else config.preview_prompts,
+        optimizer=dataclasses.replace(optimizer, learning_rate=rate, scale_learning_rate=False),
     )
 
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, UInt32
 
+from ti_jax.config import InversionDefaults
 from ti_jax.diffusion.schedule import NoiseSchedule
 from ti_jax.errors import UserError
 from ti_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from ti_jax.models.config import read_config
 from ti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from ti_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from ti_jax.weights import rules
@@ -58,8 +58,8 @@ class Pipeline:
     source: str
     """What the user called the model."""
     precision: Precision
-    inversion_defaults: dict[str, Any] = field(default_factory=lambda: {"steps": 3000, "learning_rate": 5e-3})
-    """Steps and learning rate of an inversion that sets neither."""
+    inversion_defaults: InversionDefaults = field(default_factory=InversionDefaults)
+    """What an inversion takes where its configuration leaves it to the model."""
 
     @property
     def max_length(self) -> int:
@@ -166,7 +166,7 @@ def load(
         schedule=NoiseSchedule.from_config(_latent_scheduler(_read_json(folder / "scheduler/scheduler_config.json"))),
         source=str(source),
         precision=precision,
-        **_inversion_defaults(folder),
+        inversion_defaults=_inversion_defaults(folder),
     )
 
 
@@ -209,10 +209,12 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _inversion_defaults(folder: Path) -> dict[str, Any]:
-    """Settings that were measured to suit a model, kept beside it."""
+def _inversion_defaults(folder: Path) -> InversionDefaults:
+    """Settings that were measured to suit a model, kept beside it in `inversion.json`."""
     file = folder / "inversion.json"
-    return {"inversion_defaults": _read_json(file)} if file.exists() else {}
+    if not file.exists():
+        return InversionDefaults()
+    return read_config(InversionDefaults, _read_json(file), neutral={}, what=str(file))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -22,8 +22,6 @@ def splice(
         the embeddings in float32, so that vectors keep their precision up to the encoder.
     """
     index = jnp.maximum(vector_index, 0)
-    if vectors.ndim == 2:
-        chosen = vectors[index]
-    else:
-        chosen = jnp.take_along_axis(vectors, index[:, :, None], axis=1)
+    shared = vectors.ndim == 2
+    chosen = vectors[index] if shared else jnp.take_along_axis(vectors, index[:, :, None], axis=1)
     return jnp.where(vector_index[:, :, None] >= 0, chosen, embeddings.astype(jnp.float32))

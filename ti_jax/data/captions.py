@@ -76,16 +76,18 @@ class Prompts:
 def prompts_for(
     pictures: Sequence[Picture],
     placeholder: str,
-    kind: Literal["object", "style", "captions"],
+    kind: Literal["model", "object", "style", "captions"],
     templates_file: str | None = None,
+    model_templates: Sequence[str] | None = None,
 ) -> Prompts:
     """The prompts that explain pictures.
 
     Args:
         pictures: which.
         placeholder: the word that every prompt holds.
-        kind: templates for a thing or for a style, or the text file beside each picture.
+        kind: the model's templates, those for a thing or for a style, or the text file beside each picture.
         templates_file: templates to use instead.
+        model_templates: what the model understands; the templates for a thing if None.
 
     Returns:
         texts, and which of them belong to which picture.
@@ -96,9 +98,12 @@ def prompts_for(
     if templates_file is None and kind == "captions":
         texts = [_caption(picture, placeholder) for picture in pictures]
         return Prompts(texts, list(range(len(texts))), [1] * len(texts))
-    templates = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}.get(kind, ())
     if templates_file is not None:
         templates = read_templates(templates_file, placeholder)
+    elif kind == "style":
+        templates = STYLE_TEMPLATES
+    else:
+        templates = (model_templates if kind == "model" else None) or OBJECT_TEMPLATES
     texts = [template.replace("{}", placeholder) for template in templates]
     return Prompts(texts, [0] * len(pictures), [len(texts)] * len(pictures))
 

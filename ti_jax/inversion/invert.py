@@ -68,7 +68,7 @@ def invert(
             in use, a resume that would change the run, or a loss that is not finite.
         Interrupted: if `should_stop` said so.
     """
-    config = with_model_defaults(config or InversionConfig(), **pipeline.inversion_defaults)
+    config = with_model_defaults(config or InversionConfig(), pipeline.inversion_defaults)
     spec = ConceptSpec(name or concept_name(placeholder), placeholder, initializer, pictures)
     prepared = prepare(pipeline, spec, config)
     with contextlib.ExitStack() as stack:
@@ -94,7 +94,9 @@ class _Run:
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
-        assert config.steps is not None  # filled in by with_model_defaults
+        assert config.steps is not None  # filled in by with_model_defaults, as is the next
+        assert config.preview_prompts is not None
+        self.preview_prompts = config.preview_prompts
         self.pipeline, self.prepared, self.config = pipeline, prepared, config
         self.on_progress, self.should_stop = on_progress, should_stop
         self.total_steps = config.steps
@@ -197,8 +199,8 @@ class _Run:
 
     def _preview(self, concept: Concept, step: int) -> None:
         assert self.folder is not None
-        images = draw(self.pipeline, concept, self.config)
-        tile(images, len(self.config.preview_prompts), self.folder.path / "previews" / f"steps-{step}.png")
+        images = draw(self.pipeline, concept, self.preview_prompts, steps=self.config.preview_steps)
+        tile(images, len(self.preview_prompts), self.folder.path / "previews" / f"steps-{step}.png")
 
     def _finish(self, result: Result) -> None:
         if self.folder is None or self.checkpoints is None:
@@ -217,7 +219,8 @@ class _Run:
                 "warnings": result.warnings,
             }
             loss_curve(self.history, self.folder.path / "loss.png")
-            contact_sheet(self.pipeline, result, self.config, self.folder.path / "contact_sheet.png")
+            sheet = self.folder.path / "contact_sheet.png"
+            contact_sheet(self.pipeline, result, self.preview_prompts, sheet, steps=self.config.preview_steps)
             self.folder.finish(self.prepared.spec.name, result.concept, result.best, summary)
 
     def _result(self, seconds: float) -> Result:

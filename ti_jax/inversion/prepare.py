@@ -59,7 +59,13 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         skip_bad=config.data.skip_bad,
     )
     vectors = _initial_vectors(pipeline, spec, config, key)
-    prompts = prompts_for(pictures, spec.placeholder, config.data.prompts, config.data.templates)
+    prompts = prompts_for(
+        pictures,
+        spec.placeholder,
+        config.data.prompts,
+        config.data.templates,
+        pipeline.inversion_defaults.templates,
+    )
     tokens = {
         name: tokenize(
             prompts.texts,

@@ -11,7 +11,6 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from ti_jax.concepts.concept import Concept
-from ti_jax.config import InversionConfig
 from ti_jax.files import write_bytes
 from ti_jax.generation import generate
 from ti_jax.inversion.history import History
@@ -23,13 +22,14 @@ _LABEL_HEIGHT = 24
 _SMALLEST_CELL = 96  # pixels; smaller pictures are enlarged so that the labels fit
 
 
-def draw(pipeline: Pipeline, concept: Concept, config: InversionConfig) -> UInt8[np.ndarray, "n h w 3"]:
+def draw(pipeline: Pipeline, concept: Concept, prompts: Sequence[str], *, steps: int) -> UInt8[np.ndarray, "n h w 3"]:
     """Samples of the preview prompts, always from the same initial noise.
 
     Args:
         pipeline: the frozen model.
         concept: whose word is put in the place of `{}`.
-        config: `preview_prompts` and `preview_steps` are read.
+        prompts: which.
+        steps: of the sampler.
 
     Returns:
         four pictures of each prompt, prompt by prompt.
@@ -40,11 +40,11 @@ def draw(pipeline: Pipeline, concept: Concept, config: InversionConfig) -> UInt8
             [prompt.replace("{}", concept.placeholder)],
             concepts=[concept],
             seed=0,
-            steps=config.preview_steps,
+            steps=steps,
             num_images=_SAMPLES,
             batch_size=_SAMPLES,
         )
-        for prompt in config.preview_prompts
+        for prompt in prompts
     ]
     return np.concatenate(rows)
 
@@ -62,19 +62,22 @@ def tile(images: UInt8[np.ndarray, "n h w 3"], rows: int, path: epath.PathLike) 
     write_picture(Image.fromarray(grid), path)
 
 
-def contact_sheet(pipeline: Pipeline, result: Result, config: InversionConfig, path: epath.PathLike) -> None:
+def contact_sheet(
+    pipeline: Pipeline, result: Result, prompts: Sequence[str], path: epath.PathLike, *, steps: int
+) -> None:
     """Writes what the word was learned from, and what prompts give with the initial and with the new word.
 
     Args:
         pipeline: the frozen model.
         result: of the inversion.
-        config: says which prompts.
+        prompts: what is drawn; `{}` is the word.
         path: of the PNG to write.
+        steps: of the sampler.
     """
     word = result.concept.placeholder
-    before, after = (draw(pipeline, c, config) for c in (result.initial, result.concept))
+    before, after = (draw(pipeline, c, prompts, steps=steps) for c in (result.initial, result.concept))
     rows: list[tuple[str, Sequence[np.ndarray]]] = [("pictures", result.pictures[: 2 * _SAMPLES])]
-    for i, prompt in enumerate(config.preview_prompts):
+    for i, prompt in enumerate(prompts):
         both = np.concatenate([x[i * _SAMPLES : (i + 1) * _SAMPLES] for x in (before, after)])
         rows.append((f"{prompt.replace('{}', word)}:  left, before the first step;  right, with the new word", both))
     cell = max(_SMALLEST_CELL, before.shape[1])
