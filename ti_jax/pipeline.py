@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, UInt32
 
 from ti_jax.config import InversionDefaults
@@ -50,8 +49,8 @@ class Precision:
 class Pipeline:
     """A frozen model; made by `load`."""
 
-    networks: dict[str, nnx.Module]
-    """`text_encoder`, `unet` and `vae`: pytrees, to be handed to jitted functions as an argument."""
+    networks: dict[str, Any]
+    """`text_encoder`, `unet` and `vae`: NNX modules, which are pytrees, to be arguments of jitted functions."""
     tokenizers: dict[str, PreTrainedTokenizerBase]
     """By the encoder they belong to."""
     schedule: NoiseSchedule

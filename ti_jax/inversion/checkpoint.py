@@ -27,8 +27,9 @@ class Checkpoints:
         self._checkpointer = ocp.training.Checkpointer(
             epath.Path(folder),
             # Every save asked for is made: the loop knows the interval.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(_KEEP),
+            # pyright: orbax's policies name their arguments' types more widely than its own protocols.
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore
+            preservation_policy=ocp.training.preservation_policies.LatestN(_KEEP),  # pyright: ignore
             cleanup_tmp_directories=True,
         )
 
@@ -52,7 +53,7 @@ class Checkpoints:
         Args:
             step: names it; one that exists is left alone.
             state: in host memory, not changed afterwards.
-            identity: JSON values that say what run this is, compared on resume.
+            identity: JSON values that say what run this is, kept in the checkpoint.
         """
         if step != self.latest_step:
             self._checkpointer.save_async(step, state, custom_metadata=identity)
@@ -61,25 +62,24 @@ class Checkpoints:
         """Returns when nothing is being written any more."""
         self._checkpointer.wait()
 
-    def load(self, like: SlotState) -> tuple[SlotState, dict[str, Any]]:
+    def load(self, like: SlotState) -> SlotState:
         """The newest checkpoint.
 
         Args:
             like: a state in host memory of the same structure and shapes.
 
         Returns:
-            the state, in host memory, and the identity it was saved with.
+            the state, in host memory.
 
         Raises:
             UserError: if it cannot be read.
         """
         step = self.latest_step
-        metadata = self._checkpointer.metadata(step)
         try:
-            state = self._checkpointer.load(step, like)
+            state: Any = self._checkpointer.load(step, like)
         except Exception as error:
             raise UserError(
                 f"the checkpoint of step {step} in {self._checkpointer.directory} cannot be read "
                 f"({type(error).__name__}): delete that step's folder to resume from the one before"
             ) from error
-        return state, dict(metadata.custom_metadata or {})
+        return state

@@ -70,7 +70,8 @@ class Engine:
             config=self._compiled_config,
         )
         metrics, fixed_loss = jax.device_get((metrics, fixed_loss))
-        return ChunkReport(*(rows[:num_steps] for rows in metrics), fixed_loss)
+        loss, norm, rate = (rows[:num_steps] for rows in metrics)
+        return ChunkReport(loss, norm, rate, fixed_loss)
 
     @functools.cached_property
     def _compiled_config(self) -> InversionConfig:
@@ -97,10 +98,10 @@ class Engine:
 
 
 def _pad_together(trees: list[Any]) -> Any:
-    """Stacks pytrees of host arrays along a new first axis, each leaf padded with zeros to the largest."""
+    """Stacks pytrees of arrays along a new first axis, each leaf padded with zeros to the largest."""
 
     def stack(*leaves: Any) -> Any:
-        if isinstance(leaves[0], jax.Array):  # keys: scalars that numpy cannot hold
+        if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):  # scalars that numpy cannot hold
             return jnp.stack(leaves)
         stacked = np.zeros(
             (len(leaves), *np.max([np.shape(leaf) for leaf in leaves], axis=0).astype(int)), leaves[0].dtype

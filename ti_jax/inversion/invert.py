@@ -118,8 +118,7 @@ class _Run:
         if step is not None:
             if step > self.total_steps:
                 raise UserError(f"the run in {folder.path} is at step {step} already: ask for more --steps than that")
-            state, _ = checkpoints.load(self.engine.snapshot())
-            self.engine.restore(state)
+            self.engine.restore(checkpoints.load(self.engine.snapshot()))
             self.history = folder.read_metrics(steps=step)
             logger.info("resumed at step %d of %d", step, self.total_steps)
         folder.write_config(as_dict(self.config), self.prepared.identity)
@@ -253,6 +252,6 @@ class _Run:
         return Concept(spec.placeholder, dict(vectors), metadata)
 
 
-def _first(vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _first(vectors: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The vectors of the only slot."""
     return {name: v[0] for name, v in vectors.items()}

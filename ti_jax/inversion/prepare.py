@@ -32,7 +32,7 @@ class Prepared:
     vectors: dict[str, np.ndarray]
     """By encoder, float32 [n, width]: where the optimisation starts."""
     inputs: SlotInputs
-    """For one slot, without the axis of slots and without padding, in host memory."""
+    """For one slot, without the axis of slots and without padding."""
     identity: dict[str, Any]
     """What shapes the trajectory, as JSON values; a resume compares it."""
 
@@ -76,19 +76,20 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         )
         for name, tokenizer in pipeline.tokenizers.items()
     }
-    mean, std = encode_pictures(pipeline.networks["vae"], np.stack([picture.pixels for picture in pictures]))
+    mean, std = encode_pictures(pipeline.networks["vae"], jnp.stack([picture.pixels for picture in pictures]))
     flips = 2 if config.data.flip else 1
+    assert config.steps is not None  # filled in by with_model_defaults
     inputs = SlotInputs(
         key=key,
-        total_steps=np.int32(config.steps),
-        learning_rate=np.float32(config.optimizer.learning_rate),
-        latent_mean=np.asarray(mean)[:, :flips],
-        latent_std=np.asarray(std)[:, :flips],
-        num_pictures=np.int32(len(pictures)),
+        total_steps=jnp.int32(config.steps),
+        learning_rate=jnp.float32(config.optimizer.learning_rate),
+        latent_mean=mean[:, :flips],
+        latent_std=std[:, :flips],
+        num_pictures=jnp.int32(len(pictures)),
         prompts=tokens,
-        first_prompt=np.asarray(prompts.first, np.int32),
-        num_prompts=np.asarray(prompts.count, np.int32),
-        vector_mask={name: np.ones(len(v), bool) for name, v in vectors.items()},
+        first_prompt=jnp.asarray(prompts.first, jnp.int32),
+        num_prompts=jnp.asarray(prompts.count, jnp.int32),
+        vector_mask={name: jnp.ones(len(v), bool) for name, v in vectors.items()},
     )
     return Prepared(spec, pictures, vectors, inputs, _identity(pipeline, spec, config, pictures, tokens, vectors))
 

@@ -76,7 +76,7 @@ def contact_sheet(
     """
     word = result.concept.placeholder
     before, after = (draw(pipeline, c, prompts, steps=steps) for c in (result.initial, result.concept))
-    rows: list[tuple[str, Sequence[np.ndarray]]] = [("pictures", result.pictures[: 2 * _SAMPLES])]
+    rows: list[tuple[str, Sequence[np.ndarray] | np.ndarray]] = [("pictures", result.pictures[: 2 * _SAMPLES])]
     for i, prompt in enumerate(prompts):
         both = np.concatenate([x[i * _SAMPLES : (i + 1) * _SAMPLES] for x in (before, after)])
         rows.append((f"{prompt.replace('{}', word)}:  left, before the first step;  right, with the new word", both))

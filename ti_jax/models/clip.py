@@ -68,22 +68,22 @@ class CLIPTextConfig:
         """Reads a `config.json`; raises UserError for what is not implemented."""
         values = dict(values)
         projection = "CLIPTextModelWithProjection" in (values.get("architectures") or ())
-        generation = {k: ANY for k in values if k in _GENERATION_KEYS}
+        generation = dict.fromkeys(_GENERATION_KEYS.split(), ANY)
         return read_config(
             cls, {**values, "with_projection": projection}, neutral={**_NEUTRAL, **generation}, what="text encoder"
         )
 
 
 # Old config.json files hold every generation default of transformers 4; none touches a text encoder.
-_GENERATION_KEYS = frozenset(
-    "bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id "
-    "diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty "
-    "finetuning_task forced_bos_token_id forced_eos_token_id id2label is_encoder_decoder label2id length_penalty "
-    "max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions "
-    "output_hidden_states output_scores prefix problem_type pruned_heads remove_invalid_values repetition_penalty "
-    "return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature "
-    "tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torchscript typical_p use_bfloat16".split()
-)
+_GENERATION_KEYS = """
+bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
+diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
+forced_bos_token_id forced_eos_token_id id2label is_encoder_decoder label2id length_penalty max_length min_length
+no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores
+prefix problem_type pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate
+sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k
+top_p torchscript typical_p use_bfloat16
+"""
 
 
 class CLIPTextOutput(NamedTuple):
@@ -148,7 +148,7 @@ class CLIPEncoderLayer(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
     ) -> None:
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         norm = (config.hidden_size, config.layer_norm_eps)
         self.layer_norm1 = layer_norm(*norm, rngs=rngs, param_dtype=param_dtype)
         self.self_attn = CLIPAttention(config, rngs=rngs, **types)
@@ -185,7 +185,7 @@ class CLIPTextModel(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
     ) -> None:
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         self.config = config
         self.embeddings = CLIPTextEmbeddings(config, rngs=rngs, **types)
         self.encoder = CLIPEncoder(config, rngs=rngs, **types)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -75,7 +77,7 @@ class ResnetBlock2D(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
     ) -> None:
-        types = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        types: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.norm1 = GroupNorm(in_channels, groups, epsilon, rngs=rngs, param_dtype=param_dtype)
         self.conv1 = conv(in_channels, out_channels, **types)
         if temb_channels is not None:

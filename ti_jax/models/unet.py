@@ -247,7 +247,7 @@ class UNet2DConditionModel(nnx.Module):
         x = self.mid_block(x, temb, context)
         for block in self.up_blocks:
             rest = len(skips) - len(block.resnets)
-            size = skips[rest - 1].shape[1:3] if rest > 0 else None
+            size = (skips[rest - 1].shape[1], skips[rest - 1].shape[2]) if rest > 0 else None
             x = block(x, skips, temb, context, size)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 

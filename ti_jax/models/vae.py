@@ -209,7 +209,7 @@ class AutoencoderKL(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
     ) -> None:
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         self.config = config
         self.encoder = Encoder(config, rngs=rngs, **types)
         self.decoder = Decoder(config, rngs=rngs, **types)

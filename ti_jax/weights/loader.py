@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -11,11 +11,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ti_jax.errors import UserError
-from ti_jax.weights.rules import Rules, is_ignored, our_shape, parameters_of, tensor_of, to_ours, to_theirs
+from ti_jax.weights.rules import Rules, Transform, is_ignored, our_shape, parameters_of, tensor_of, to_ours, to_theirs
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
+@runtime_checkable
 class LazyTensor(Protocol):
     """A tensor in a file, of known shape."""
 
@@ -87,14 +88,15 @@ def load_parameters(
 
 def _plan(
     shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, LazyTensor], rules: Rules
-) -> tuple[dict[str, tuple], list[str]]:
+) -> tuple[dict[str, tuple[str, Transform]], list[str]]:
     """Which tensor fills which parameter, and everything that does not fit."""
-    plan: dict[str, tuple] = {}
+    plan: dict[str, tuple[str, Transform]] = {}
     problems: list[str] = []
     for source, tensor in tensors.items():
         if is_ignored(rules, source):
             continue
-        fitting = [(name, t) for name, t in parameters_of(rules, source, len(tensor.shape)) if name in shapes]
+        found = parameters_of(rules, source, len(tensor.shape))
+        fitting = [target for target in found if target[0] in shapes]
         if len(fitting) != 1:
             reason = "no parameter" if not fitting else f"several parameters ({', '.join(n for n, _ in fitting)})"
             problems.append(f"{source} {list(tensor.shape)} fits {reason}")

@@ -115,7 +115,7 @@ def parameters_of(rules: Rules, name: str, ndim: int) -> list[tuple[str, Transfo
 def tensor_of(rules: Rules, name: str, ndim: int) -> tuple[str, Transform]:
     """The checkpoint's tensor that a parameter is written to: `parameters_of` the other way round."""
     place, _, last = name.rpartition(".")
-    found = [
+    found: list[tuple[str, Transform]] = [
         (f"{place}.{rule.theirs}" if place else rule.theirs, rule.transform)
         for rule in rules.rules
         if rule.ours == last and rule.ndim in (None, ndim) and re.fullmatch(rule.where, place) and not rule.legacy
