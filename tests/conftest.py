@@ -17,3 +17,23 @@ def strict_jax():
     """No silent change of dtype or rank."""
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def sd1_twin(tmp_path_factory):
+    """A random pipeline like SD 1.5: PyTorch's and ours, of the same files."""
+    return _twin("sd1", tmp_path_factory.mktemp("sd1"))
+
+
+@pytest.fixture(scope="session")
+def sd2_twin(tmp_path_factory):
+    """A random pipeline like SD 2.1: PyTorch's and ours, of the same files."""
+    return _twin("sd2", tmp_path_factory.mktemp("sd2"))
+
+
+def _twin(kind, folder):
+    from twins import make_twin  # torch and diffusers are slow to import
+
+    import ti_jax
+
+    return make_twin(kind, folder), ti_jax.load(folder, dtype="float32")

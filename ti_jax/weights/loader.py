@@ -42,14 +42,15 @@ def abstract_network(build: Callable[..., Model]) -> Model:
     return jax.eval_shape(lambda: build(rngs=_OneKey()))
 
 
-class _OneKey:
-    """Stands in for `nnx.Rngs` where parameters have no values; to trace the drawing of keys takes long."""
+class _OneKey(nnx.Rngs):
+    """Gives the same key always: where parameters have no values, to trace the drawing of keys only takes time."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._key = jax.random.key(0)
 
     def params(self) -> jax.Array:
-        """The same key always."""
+        """The key."""
         return self._key
 
 

@@ -1,0 +1,176 @@
+"""Small Stable Diffusion pipelines with random weights, written by PyTorch as the ones on the hub are.
+
+`sd1` has what SD 1.5's folder has: a PNDM scheduler, quick_gelu, 1x1 convolutions around attention, keys with
+`text_model.`, `position_ids`, the old names of the autoencoder's attention, `vocab.json` and `merges.txt`.
+`sd2` has what SD 2.1 has: v-prediction, gelu, linear projections, heads by level, `!` as padding; and the layout of
+today.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers.pre_tokenizers import ByteLevel
+
+Kind = Literal["sd1", "sd2"]
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+VOCABULARY = 2 * 256 + 1000 + 2
+_BUNDLED_TOKENIZER = Path(__file__).parents[1] / "ti_jax/bundled/tiny/tokenizer/tokenizer.json"
+_VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+_TEXT = {
+    "sd1": {"hidden_act": "quick_gelu", "num_hidden_layers": 3, "projection_dim": 32},
+    "sd2": {"hidden_act": "gelu", "num_hidden_layers": 2, "projection_dim": 24},
+}
+_UNET = {
+    "sd1": {"attention_head_dim": 2},
+    "sd2": {"attention_head_dim": [2, 4], "use_linear_projection": True, "upcast_attention": True},
+}
+_NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def make_twin(kind: Kind, folder: Path) -> diffusers.StableDiffusionPipeline:
+    """Writes a pipeline with random weights into a folder and opens it again with PyTorch."""
+    torch.manual_seed(17)
+    parts = {"text_encoder": _text_encoder(kind), "unet": _unet(kind), "vae": _vae()}
+    for network in parts.values():
+        shake(network)
+    write_tokenizer(folder / "tokenizer", padding=END if kind == "sd1" else "!")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    pipe = diffusers.StableDiffusionPipeline(
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=_scheduler(kind),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder)
+    if kind == "sd1":
+        (folder / "tokenizer/tokenizer.json").unlink()
+        write_tokenizer(folder / "tokenizer")
+        rewrite_tensors(folder / "text_encoder/model.safetensors", old_text_encoder)
+        rewrite_tensors(folder / "vae/diffusion_pytorch_model.safetensors", old_vae)
+    return open_twin(folder)
+
+
+def open_twin(folder: Path) -> diffusers.StableDiffusionPipeline:
+    """A pipeline as PyTorch opens it."""
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def shake(network: torch.nn.Module) -> None:
+    """Moves norms and biases away from one and zero, behind which mistakes would hide."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim == 1 else 0.02))
+
+
+def rewrite_tensors(file: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    """Writes a safetensors file anew with other names, shapes or types."""
+    tensors = {name: tensor.contiguous() for name, tensor in change(load_file(file)).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def rewrite_json(file: Path, **values: Any) -> None:
+    """Sets keys of a JSON object; None as a value deletes the key."""
+    merged = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps({key: value for key, value in merged.items() if value is not None}))
+
+
+def old_text_encoder(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As transformers 4 wrote it: everything under `text_model.`, and the positions as a buffer."""
+    old = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
+    length = tensors["embeddings.position_embedding.weight"].shape[0]
+    return {**old, "text_model.embeddings.position_ids": torch.arange(length)[None]}
+
+
+def old_vae(tensors: dict[str, torch.Tensor], *, convolutions: bool = False) -> dict[str, torch.Tensor]:
+    """As diffusers wrote it before 0.18; with 1x1 convolutions for the attention as latent diffusion had them."""
+    old = {}
+    for name, tensor in tensors.items():
+        if ".attentions.0." in name:
+            for new_name, old_name in _VAE_ATTENTION.items():
+                name = name.replace(f".{new_name}.", f".{old_name}.")
+            if convolutions and tensor.ndim == 2:
+                tensor = tensor[:, :, None, None]
+        old[name] = tensor
+    return old
+
+
+def write_tokenizer(folder: Path, padding: str | None = None) -> None:
+    """A CLIP tokenizer as `vocab.json` and `merges.txt`: letters, the bundled one's first merges, start, end.
+
+    Args:
+        folder: to write to.
+        padding: the token that pads; where it is None only the two files are written, no settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    merges = json.loads(_BUNDLED_TOKENIZER.read_text())["model"]["merges"][:1000]
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
+    if padding is None:
+        return
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "add_prefix_space": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def _text_encoder(kind: Kind) -> transformers.CLIPTextModel:
+    config = transformers.CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        # What the hub's files say; transformers then pools at the largest id.
+        eos_token_id=2,
+        bos_token_id=0,
+        pad_token_id=1,
+        **_TEXT[kind],
+    )
+    return transformers.CLIPTextModel(config).eval()
+
+
+def _unet(kind: Kind) -> diffusers.UNet2DConditionModel:
+    return diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        norm_num_groups=8,
+        **_UNET[kind],
+    ).eval()
+
+
+def _vae() -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4,
+        sample_size=32,
+    ).eval()
+
+
+def _scheduler(kind: Kind) -> diffusers.SchedulerMixin:
+    if kind == "sd1":
+        return diffusers.PNDMScheduler(**_NOISE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+    return diffusers.DDIMScheduler(
+        **_NOISE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
