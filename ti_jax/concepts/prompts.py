@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -70,11 +71,18 @@ def tokenize(
 
 
 def placeholder_pattern(placeholders: Mapping[str, int]) -> re.Pattern[str] | None:
-    """A regular expression that finds any of the words, longest first, whole words only; None if there are none."""
+    """A regular expression that finds any of the words in folded text, longest first, whole words only; None if there
+    are none."""
     if not placeholders:
         return None
-    words = sorted(placeholders, key=len, reverse=True)
-    return re.compile("|".join(_whole_word(word) for word in words), re.IGNORECASE)
+    words = sorted(map(fold, placeholders), key=len, reverse=True)
+    return re.compile("|".join(map(_whole_word, words)))
+
+
+def fold(text: str) -> str:
+    """Text as CLIP's tokenizer sees it before it looks for added tokens: composed, and in lower case, letter by letter
+    (`str.lower` of a whole text minds its neighbours)."""
+    return "".join(map(str.lower, unicodedata.normalize("NFC", text)))
 
 
 def _whole_word(word: str) -> str:
@@ -94,22 +102,22 @@ def _tokenize_one(
     overflow: str,
     eos: int,
 ) -> tuple[list[int], list[int], int]:
-    folded = {word.lower(): word for word in placeholders}
+    words = {fold(word): word for word in placeholders}
+    text = fold(prompt)
     ids: list[int] = []
     index: list[int] = []
     position = 0
-    matches = list(pattern.finditer(prompt)) if pattern else []
-    for match in matches:
-        piece = _plain(tokenizer, prompt[position : match.start()])
-        word = folded[match.group().lower()]
+    for match in pattern.finditer(text) if pattern else ():
+        piece = _plain(tokenizer, text[position : match.start()])
+        word = words[match.group()]
         ids += piece + [0] * placeholders[word]
         index += [-1] * len(piece) + list(range(first[word], first[word] + placeholders[word]))
         position = match.end()
-    piece = _plain(tokenizer, prompt[position:])
+    piece = _plain(tokenizer, text[position:])
     ids, index = ids + piece, index + [-1] * len(piece)
     room = max_length - 2
     if len(ids) > room:
-        _overflow(prompt, tokenizer, ids[room:], index[room:], len(ids) + 2, max_length, overflow)
+        _overflow(prompt, tokenizer, placeholders, ids[room:], index[room:], len(ids) + 2, max_length, overflow)
         ids, index = ids[:room], index[:room]
     padding = max_length - 2 - len(ids)
     row = [_id(tokenizer, "bos"), *ids, _id(tokenizer, "eos")] + [_id(tokenizer, "pad")] * padding
@@ -128,16 +136,18 @@ def _id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
 def _overflow(
     prompt: str,
     tokenizer: PreTrainedTokenizerBase,
+    placeholders: Mapping[str, int],
     ids: list[int],
     index: list[int],
     length: int,
     max_length: int,
     overflow: str,
 ) -> None:
-    if any(i >= 0 for i in index):
+    if max(index) >= 0:
+        owners = [word for word, count in placeholders.items() for _ in range(count)]
         raise UserError(
-            f"the placeholder is cut off in {prompt!r}: it has {length} tokens and the model takes {max_length}; "
-            "shorten the text before it, or use fewer vectors"
+            f"{owners[max(index)]} is cut off in {prompt!r}: that has {length} tokens and the model takes "
+            f"{max_length}; shorten the text before it, or use fewer vectors"
         )
     if overflow == "error":
         raise UserError(f"{prompt!r} has {length} tokens and the model takes {max_length}: shorten it")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ti_jax.concepts.prompts import placeholder_pattern
+from ti_jax.concepts.prompts import fold, placeholder_pattern
 from ti_jax.data.pictures import Picture
 from ti_jax.errors import UserError
 
@@ -148,7 +148,7 @@ def _caption(picture: Picture, placeholder: str) -> str:
 
 def _holds(text: str, placeholder: str) -> bool:
     pattern = placeholder_pattern({placeholder: 1})
-    return pattern is not None and pattern.search(text) is not None
+    return pattern is not None and pattern.search(fold(text)) is not None
 
 
 def _text(file: Path) -> str:
