@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -20,6 +21,8 @@ from ti_jax.files import write_bytes
 Found = tuple[str | None, dict[str, np.ndarray]]
 """The word, if the layout has one, and vectors by encoder."""
 
+# In safetensors; its reader for numpy has no bfloat16.
+_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.dtype("bfloat16")}
 _LARGEST = 256 * 1024 * 1024  # bytes; an embedding is kilobytes
 
 
@@ -33,16 +36,22 @@ def write(concept: Concept, path: epath.PathLike) -> None:
     Raises:
         UserError: if the ending is another, or the concept has vectors of several encoders.
     """
-    from safetensors.numpy import save
-
     if not str(path).endswith(".safetensors"):
         raise UserError(f"{path}: concepts are written as .safetensors")
     if len(concept.vectors) != 1:
         raise UserError("concepts of several text encoders cannot be written yet")
     (vectors,) = concept.vectors.values()
     metadata = {**concept.metadata, "placeholder": concept.placeholder, "format": "ti_jax"}
-    data = save({concept.placeholder: np.asarray(vectors, np.float32)}, metadata)
-    write_bytes(path, data)
+    write_bytes(path, _safetensors(concept.placeholder, np.asarray(vectors, np.float32), metadata))
+
+
+def _safetensors(name: str, values: np.ndarray, metadata: Mapping[str, str]) -> bytes:
+    """A file of one tensor; the same bytes every time, where the library's writer shuffles the metadata."""
+    data = np.ascontiguousarray(values, "<f4").tobytes()
+    tensor = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(data)]}
+    header = json.dumps({"__metadata__": dict(sorted(metadata.items())), name: tensor}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data
 
 
 def read(path: epath.PathLike, *, token: str | None = None) -> Concept:
@@ -73,7 +82,10 @@ def read(path: epath.PathLike, *, token: str | None = None) -> Concept:
     else:
         raise UserError(f"{file} is not .safetensors, .pt or .bin")
     for layout in _LAYOUTS:
-        found = layout(content)
+        try:
+            found = layout(content)
+        except UserError as error:
+            raise UserError(f"{file} {error}") from None
         if found is not None:
             word, vectors = found
             word = token or metadata.get("placeholder") or word or file.stem
@@ -94,16 +106,22 @@ def _vectors(file: epath.Path, values: np.ndarray) -> np.ndarray:
 
 
 def _read_safetensors(file: epath.Path) -> tuple[dict[str, Any], dict[str, str]]:
-    from safetensors import SafetensorError
-    from safetensors.flax import load
+    from safetensors import SafetensorError, deserialize
 
     data = file.read_bytes()
     try:
-        tensors = {name: np.asarray(values) for name, values in load(data).items()}
+        tensors = sorted(deserialize(data))
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise UserError(f"{file} cannot be read as safetensors ({error})") from error
-    return tensors, header.get("__metadata__", {})
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _TYPES:
+            raise UserError(f"{file} holds {tensor['dtype']} in {name} where vectors should be")
+    content = {
+        name: np.frombuffer(tensor["data"], _TYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        for name, tensor in tensors
+    }
+    return content, header.get("__metadata__", {})
 
 
 def _read_pickled(file: epath.Path) -> dict[str, Any]:
@@ -140,7 +158,7 @@ def _a1111(content: Mapping[str, Any]) -> Found | None:
     if not isinstance(parameters, Mapping) or not parameters:
         return None
     if len(parameters) > 1:
-        raise UserError(f"the file holds several concepts ({', '.join(map(str, parameters))}): only one can be read")
+        raise UserError(f"holds several concepts ({', '.join(map(str, parameters))}): only one can be read")
     ((word, vectors),) = parameters.items()
     if not isinstance(vectors, np.ndarray):
         return None

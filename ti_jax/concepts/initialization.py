@@ -88,7 +88,7 @@ def check_placeholder(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
     if not word or re.search(r"\s", word):
         raise UserError(f"the placeholder {word!r} must be one word, such as <fox>")
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+    if word in tokenizer.all_special_tokens or (len(ids) == 1 and ids[0] != tokenizer.unk_token_id):
         raise UserError(f"the placeholder {word!r} is a word of the vocabulary: mark it as new, such as <{word}>")
 
 
