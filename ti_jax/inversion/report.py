@@ -18,8 +18,8 @@ from ti_jax.inversion.result import Result
 from ti_jax.pipeline import Pipeline
 
 _SAMPLES = 4  # of each prompt; also the batch, so that previews and the contact sheet share one compiled program
-_LABEL_HEIGHT = 24
-_SMALLEST_CELL = 96  # pixels; smaller pictures are enlarged so that the labels fit
+# Side of a picture on the contact sheet in pixels; others are scaled, so that labels fit and the file stays small.
+_SMALLEST_CELL, _LARGEST_CELL = 96, 256
 
 
 def draw(pipeline: Pipeline, concept: Concept, prompts: Sequence[str], *, steps: int) -> UInt8[np.ndarray, "n h w 3"]:
@@ -74,22 +74,40 @@ def contact_sheet(
         path: of the PNG to write.
         steps: of the sampler.
     """
-    word = result.concept.placeholder
     before, after = (draw(pipeline, c, prompts, steps=steps) for c in (result.initial, result.concept))
-    rows: list[tuple[str, Sequence[np.ndarray] | np.ndarray]] = [("pictures", result.pictures[: 2 * _SAMPLES])]
-    for i, prompt in enumerate(prompts):
-        both = np.concatenate([x[i * _SAMPLES : (i + 1) * _SAMPLES] for x in (before, after)])
-        rows.append((f"{prompt.replace('{}', word)}:  left, before the first step;  right, with the new word", both))
-    cell = max(_SMALLEST_CELL, before.shape[1])
-    sheet = Image.new("RGB", (2 * _SAMPLES * cell, len(rows) * (cell + _LABEL_HEIGHT)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for y, (label, images) in enumerate(rows):
-        top = y * (cell + _LABEL_HEIGHT)
-        pen.text((4, top + 3), label, fill="black", font=font)
-        for x, image in enumerate(images):
-            enlarged = Image.fromarray(image).resize((cell, cell), Image.Resampling.BICUBIC)
-            sheet.paste(enlarged, (x * cell, top + _LABEL_HEIGHT))
+    cell = min(max(before.shape[1], _SMALLEST_CELL), _LARGEST_CELL)
+    label, gap = cell // 4, cell // 8
+    half = _SAMPLES * cell
+    sheet = Image.new("RGB", (2 * half + gap, (1 + len(prompts)) * (label + cell)), "white")
+    pictures = result.pictures[: 2 * _SAMPLES]
+    _paste_row(sheet, (0, 0), cell, f"{len(result.pictures)} pictures of {result.concept.placeholder}", pictures)
+    words = (_initial_word(result), result.concept.placeholder)
+    for x, word, images in zip((0, half + gap), words, (before, after), strict=True):
+        for y, prompt in enumerate(prompts):
+            row = list(images[y * _SAMPLES : (y + 1) * _SAMPLES])
+            _paste_row(sheet, (x, (y + 1) * (label + cell)), cell, prompt.replace("{}", word), row)
     write_picture(sheet, path)
+
+
+def _initial_word(result: Result) -> str:
+    """What the left half of the sheet is drawn with; in brackets if it is no word."""
+    initializer = result.initial.metadata["initializer"]
+    is_word = initializer != "random" and not initializer.endswith((".safetensors", ".pt", ".bin"))
+    return initializer if is_word else f"[{epath.Path(initializer).name}]"
+
+
+def _paste_row(
+    sheet: Image.Image, corner: tuple[int, int], cell: int, label: str, images: Sequence[UInt8[np.ndarray, "h w 3"]]
+) -> None:
+    """A line of text and pictures below it; what does not fit in its half of the sheet is cut off."""
+    x, y = corner
+    strip = Image.new("RGB", (max(_SAMPLES, len(images)) * cell, cell // 4), "white")
+    font = ImageFont.load_default(cell // 7)
+    ImageDraw.Draw(strip).text((cell // 24, cell // 8), label, fill="black", font=font, anchor="lm")
+    sheet.paste(strip, corner)
+    for i, image in enumerate(images):
+        scaled = Image.fromarray(image).resize((cell, cell), Image.Resampling.BICUBIC)
+        sheet.paste(scaled, (x + i * cell, y + cell // 4))
 
 
 def loss_curve(history: History, path: epath.PathLike) -> None:
