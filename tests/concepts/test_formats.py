@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_diffusers_loads_what_we_write(count, tmp_path):
 
     class Pipeline(TextualInversionLoaderMixin):
         hf_device_map = None
-        components = {}
+        components: ClassVar = {}
 
     pipe = Pipeline()
     pipe.load_textual_inversion(str(tmp_path / "learned_embeds.safetensors"), tokenizer=tokenizer, text_encoder=encoder)

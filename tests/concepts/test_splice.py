@@ -1,8 +1,8 @@
 """Vectors in the place of embeddings, against a plain loop and finite differences."""
 
 import jax
-import jax.test_util
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
