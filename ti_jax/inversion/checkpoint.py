@@ -24,10 +24,11 @@ class Checkpoints:
     """
 
     def __init__(self, folder: epath.PathLike) -> None:
+        path = epath.Path(folder)
         self._checkpointer = ocp.training.Checkpointer(
-            epath.Path(folder),
+            path if path.is_absolute() else path.resolve(),  # orbax wants it so; resolving spoils a remote path
             # Every save asked for is made: the loop knows the interval.
-            # pyright: orbax's policies name their arguments' types more widely than its own protocols.
+            # The policies of orbax name their arguments' types more widely than its own protocols.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore
             preservation_policy=ocp.training.preservation_policies.LatestN(_KEEP),  # pyright: ignore
             cleanup_tmp_directories=True,
@@ -52,7 +53,7 @@ class Checkpoints:
 
         Args:
             step: names it; one that exists is left alone.
-            state: in host memory, not changed afterwards.
+            state: a copy, which nothing changes or takes over afterwards.
             identity: JSON values that say what run this is, kept in the checkpoint.
         """
         if step != self.latest_step:
@@ -66,10 +67,10 @@ class Checkpoints:
         """The newest checkpoint.
 
         Args:
-            like: a state in host memory of the same structure and shapes.
+            like: a state of the same structure and shapes.
 
         Returns:
-            the state, in host memory.
+            the state, on the device.
 
         Raises:
             UserError: if it cannot be read.

@@ -45,8 +45,7 @@ class Engine:
         self.config = config
         self.concepts = concepts
         self.vocabulary_norm = vocabulary_norms(pipeline)
-        padded = _pad_together([(concept.inputs, concept.vectors) for concept in concepts])
-        self.inputs, vectors = jax.tree.map(jnp.asarray, padded)
+        self.inputs, vectors = _pad_together([(concept.inputs, concept.vectors) for concept in concepts])
         self.state = initial_state(vectors, gradient_transformation(config.optimizer))
 
     def advance(self, num_steps: int, *, evaluate: bool) -> ChunkReport:
@@ -89,12 +88,8 @@ class Engine:
         return dataclasses.replace(self.config, **{name: getattr(default, name) for name in names})
 
     def snapshot(self) -> SlotState:
-        """A copy of the state in host memory, which later steps do not touch."""
-        return jax.tree.map(lambda x: np.array(x, copy=True), self.state)
-
-    def restore(self, state: SlotState) -> None:
-        """Puts a snapshot back on the device."""
-        self.state = jax.tree.map(jnp.asarray, state)
+        """A copy of the state, which later steps do not touch; they take over the state itself."""
+        return jax.tree.map(jnp.copy, self.state)
 
 
 def _pad_together(trees: list[Any]) -> Any:
@@ -108,6 +103,6 @@ def _pad_together(trees: list[Any]) -> Any:
         )
         for slot, leaf in enumerate(leaves):
             stacked[slot, *(slice(n) for n in np.shape(leaf))] = leaf
-        return stacked
+        return jnp.asarray(stacked)
 
     return jax.tree.map(stack, *trees)

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
+from etils import epath
 
 import ti_jax
 from ti_jax.concepts.concept import Concept
@@ -39,7 +39,7 @@ def invert(
     initializer: str,
     config: InversionConfig | None = None,
     name: str | None = None,
-    output: str | None = None,
+    output: epath.PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
@@ -118,7 +118,7 @@ class _Run:
         if step is not None:
             if step > self.total_steps:
                 raise UserError(f"the run in {folder.path} is at step {step} already: ask for more --steps than that")
-            self.engine.restore(checkpoints.load(self.engine.snapshot()))
+            self.engine.state = checkpoints.load(self.engine.state)
             self.history = folder.read_metrics(steps=step)
             logger.info("resumed at step %d of %d", step, self.total_steps)
         folder.write_config(as_dict(self.config), self.prepared.identity)
@@ -223,7 +223,7 @@ class _Run:
             self.folder.finish(self.prepared.spec.name, result.concept, result.best, summary)
 
     def _result(self, seconds: float) -> Result:
-        state = self.engine.snapshot()
+        state = self.engine.state
         return Result(
             concept=self._concept(_first(state.vectors), self.total_steps),
             best=self._concept(_first(state.best_vectors), int(state.best_step[0])),
@@ -235,7 +235,7 @@ class _Run:
         )
 
     def _vectors(self) -> dict[str, np.ndarray]:
-        return _first(jax.device_get(self.engine.state.vectors))
+        return _first(self.engine.state.vectors)
 
     def _concept(self, vectors: Mapping[str, np.ndarray], step: int) -> Concept:
         spec, config = self.prepared.spec, self.config
@@ -254,4 +254,4 @@ class _Run:
 
 def _first(vectors: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The vectors of the only slot."""
-    return {name: v[0] for name, v in vectors.items()}
+    return {name: np.asarray(v[0]) for name, v in vectors.items()}

@@ -6,7 +6,7 @@ are padded to common bounds, and counts or masks say how many are real.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,7 @@ INITIAL_STREAM = 2**32 - 2
 """The same for initial vectors drawn at random."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SlotInputs:
+class SlotInputs(NamedTuple):
     """What stays as it is while a concept is learned; p pictures, f flips, t prompts, n vectors at most."""
 
     key: Key[Array, "*slots"]
@@ -44,9 +42,7 @@ class SlotInputs:
     """False where a vector is padding."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SlotState:
+class SlotState(NamedTuple):
     """What a step changes, and all that a checkpoint holds."""
 
     vectors: dict[str, Float32[Array, "*slots n width"]]

@@ -6,7 +6,6 @@ into its own prompts, and its losses are averaged into its own update.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -112,8 +111,7 @@ def _step(
 
     running = active(state, inputs)
     updated = running & finite
-    new = dataclasses.replace(
-        state,
+    new = state._replace(
         vectors=_where(updated, vectors, state.vectors),
         optimizer=_where(updated, optimizer, state.optimizer),
         step=state.step + updated.astype(jnp.int32),
@@ -174,8 +172,7 @@ def _keep_best(state: SlotState, losses: Float32[Array, " slots"]) -> SlotState:
     """The state with the vectors that did best on the fixed set; a loss that is not a number never does."""
     better = losses < state.best_loss
     first = (state.step == 0) & jnp.isfinite(losses)
-    return dataclasses.replace(
-        state,
+    return state._replace(
         initial_loss=jnp.where(first, losses, state.initial_loss),
         best_loss=jnp.where(better, losses, state.best_loss),
         best_vectors=_where(better, state.vectors, state.best_vectors),
