@@ -132,7 +132,7 @@ class Check:
         """A prompt gives a picture that is not of one colour."""
         image = self._draw(f"a picture of a {self.options.init}", [])
         self._write(image, "generated.png")
-        contrast = float(image.std())
+        contrast = float(image.std(axis=(0, 1)).max())
         require(contrast >= LEAST_CONTRAST, f"the picture is of one colour (standard deviation {contrast:.1f} of 255)")
         return f"standard deviation of the pixels {contrast:.1f} of 255; look at generated.png"
 
