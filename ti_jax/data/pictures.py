@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ti_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _BUNDLED = Path(__file__).parent.parent / "bundled" / "concepts"
+
+# Modes that do not say what white is: the least of these values that the picture does not exceed, or 65535.
+_WIDE = {"I": (255.0,), "F": (1.0, 255.0)}
 
 Crop = Literal["center", "squash"]
 
@@ -53,6 +56,8 @@ def load_pictures(source: Any, *, resolution: int, crop: Crop = "center", skip_b
         if not pictures:
             raise UserError(f"none of the {len(paths)} pictures can be read: {', '.join(p.name for p in paths[:5])}")
         return pictures
+    if not isinstance(source, Iterable):
+        raise UserError(f"pictures are a folder, files, bundled:NAME or arrays, not {type(source).__name__}")
     return [
         Picture(f"picture {i}", _square(_from_array(array, i), resolution, crop)) for i, array in enumerate(source)
     ] or _no_pictures("the list of arrays")
@@ -82,15 +87,16 @@ def _paths(source: Any) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"there is no folder or picture {path}")
     endings = Image.registered_extensions()
-    found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in endings and not p.name.startswith(".")]
-    return found or _no_pictures(f"{path} (its files are {', '.join(sorted(p.name for p in path.iterdir())[:5])})")
+    files = [p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    found = [p for p in files if p.suffix.lower() in endings]
+    return found or _no_pictures(f"{path} (its files: {', '.join(p.name for p in files[:5]) or 'none'})")
 
 
 def _read(path: Path, resolution: int, crop: Crop, skip_bad: bool) -> Picture | None:
     try:
         with Image.open(path) as image:
             return Picture(path.name, _square(image, resolution, crop), path)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder raises what the damage happens to cause
         message = f"the picture {path} cannot be read ({error})"
         if skip_bad:
             logger.warning("%s: left out", message)
@@ -108,18 +114,17 @@ def _from_array(array: Any, index: int) -> Image.Image:
 def _square(image: Image.Image, resolution: int, crop: Crop) -> UInt8[np.ndarray, "resolution resolution 3"]:
     """Turned as its EXIF data say, on white where it is transparent, then cut or squashed, bicubic and antialiased."""
     image = _rgb(ImageOps.exif_transpose(image))
-    side = min(image.size)
-    box = (0, 0, *image.size)
     if crop == "center":
+        side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box))
+        image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16 bits a pixel: Pillow would cut, not scale
-        wide = np.asarray(image, np.float64)
-        top = 65535.0 if wide.max() > 255 else 255.0
+    if image.mode.startswith("I;16") or image.mode in _WIDE:  # Pillow would cut these off at 255, not scale them
+        wide = np.nan_to_num(np.asarray(image, np.float64))
+        top = next((top for top in _WIDE.get(image.mode, ()) if wide.max() <= top), 65535.0)
         return Image.fromarray(np.uint8(np.round(np.clip(wide / top, 0, 1) * 255))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

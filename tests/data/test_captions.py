@@ -1,0 +1,131 @@
+"""Templates and captions."""
+
+import numpy as np
+import pytest
+
+from ti_jax.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, prompts_for, read_templates
+from ti_jax.data.pictures import Picture
+from ti_jax.errors import UserError
+
+
+def _pictures(folder, count=2):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    return [Picture(f"{i}.png", pixels, folder / f"{i}.png") for i in range(count)]
+
+
+# The nouns and adjectives of diffusers' `imagenet_templates_small` and `imagenet_style_templates_small`, in order.
+OBJECT_WORDS = (
+    "photo a|rendering a|cropped photo the|the photo a|clean|dirty|dark photo the|my|the cool|close-up photo of a|"
+    "bright photo of the|cropped photo of a|photo of the|good photo of the|one|close-up photo of the|rendition of the|"
+    "the clean|rendition of a|a nice|good photo of a|the nice|the small|the weird|the large|a cool|a small"
+).split("|")
+STYLE_WORDS = (
+    "a painting|a rendering|a cropped painting|the painting|a clean|a dirty|a dark|a picture|a cool|a close-up|"
+    "a bright|a cropped|a good|a close-up|a rendition|a nice|a small|a weird|a large"
+).split("|")
+
+
+@pytest.mark.parametrize(
+    ("templates", "words", "count"), [(OBJECT_TEMPLATES, OBJECT_WORDS, 27), (STYLE_TEMPLATES, STYLE_WORDS, 19)]
+)
+def test_templates_are_those_of_diffusers(templates, words, count):
+    assert len(templates) == len(words) == count
+    for template, some in zip(templates, words, strict=True):
+        assert template.endswith(" {}")
+        assert template.count("{}") == 1
+        left = iter(template.split())
+        assert all(word in left for word in some.split()), (template, some)  # in this order
+    assert OBJECT_TEMPLATES[0] == "a photo of a {}"
+    assert OBJECT_TEMPLATES[-1] == "a photo of a small {}"
+    assert len(set(OBJECT_TEMPLATES)) == 27
+    # diffusers lists `a close-up painting` and `a cropped painting` twice.
+    assert len(set(STYLE_TEMPLATES)) == 17
+    assert all(template.endswith("in the style of {}") for template in STYLE_TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "expected"),
+    [
+        ("object", None, OBJECT_TEMPLATES),
+        ("style", ("an icon of {}",), STYLE_TEMPLATES),
+        ("model", ("an icon of {}",), ("an icon of {}",)),
+        ("model", None, OBJECT_TEMPLATES),
+        ("object", ("an icon of {}",), OBJECT_TEMPLATES),
+    ],
+)
+def test_templates_are_shared_by_all_pictures(tmp_path, kind, model, expected):
+    prompts = prompts_for(_pictures(tmp_path, 3), "<fox>", kind, None, model)
+    assert prompts.texts == [template.replace("{}", "<fox>") for template in expected]
+    assert prompts.first == [0, 0, 0]
+    assert prompts.count == [len(expected)] * 3
+
+
+def test_a_template_file_wins(tmp_path):
+    file = tmp_path / "templates.txt"
+    file.write_text("\ufeff# mine\n\n  a sketch of {}  \na <Fox> beside {}\r\n{}\n", encoding="utf-8")
+    for kind in ("object", "captions"):
+        prompts = prompts_for(_pictures(tmp_path), "<fox>", kind, str(file))
+        assert prompts.texts == ["a sketch of <fox>", "a <Fox> beside <fox>", "<fox>"]
+        assert prompts.count == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a {}\na photo\n", r"line 2 of .*templates\.txt has neither \{\} nor <fox>: 'a photo'"),
+        (b"# only this\n\n", r"no template in .*templates\.txt"),
+        (b"", r"no template in .*templates\.txt"),
+        (b"caf\xe9 {}", r"templates\.txt cannot be read as text in UTF-8"),
+        (None, r"there is no file .*templates\.txt"),
+    ],
+)
+def test_a_bad_template_file_is_named(tmp_path, content, message):
+    file = tmp_path / "templates.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_templates(file, "<fox>")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_template_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read as text"):
+        read_templates(tmp_path, "<fox>")
+
+
+def test_a_bare_word_in_a_longer_one_does_not_count(tmp_path):
+    (tmp_path / "templates.txt").write_text("a foxtrot")
+    with pytest.raises(UserError, match="neither"):
+        read_templates(tmp_path / "templates.txt", "fox")
+
+
+def test_captions_beside_the_pictures(tmp_path):
+    (tmp_path / "0.txt").write_text("a <fox>,\n  sitting\n")
+    (tmp_path / "1.txt").write_text("{} at night", encoding="utf-8-sig")
+    prompts = prompts_for(_pictures(tmp_path), "<fox>", "captions")
+    assert prompts.texts == ["a <fox>, sitting", "<fox> at night"]
+    assert prompts.first == [0, 1]
+    assert prompts.count == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"1\.png has no caption: write one in .*1\.txt"),
+        (b"a cat", r"the caption in .*1\.txt does not hold <fox>: 'a cat'"),
+        (b"", r"the caption in .*1\.txt does not hold <fox>"),
+        (b"caf\xe9 <fox>", r"1\.txt cannot be read as text"),
+    ],
+)
+def test_a_bad_caption_is_named(tmp_path, content, message):
+    (tmp_path / "0.txt").write_text("a <fox>")
+    if content is not None:
+        (tmp_path / "1.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        prompts_for(_pictures(tmp_path), "<fox>", "captions")
+
+
+def test_arrays_have_no_captions():
+    picture = Picture("picture 0", np.zeros((4, 4, 3), np.uint8), None)
+    with pytest.raises(UserError, match="arrays have none"):
+        prompts_for([picture], "<fox>", "captions")
