@@ -11,6 +11,7 @@ import errno
 import importlib.util
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -79,9 +80,10 @@ class Invert:
             raise UserError("name the pictures: a folder, files, or bundled:fox")
         name = self.name or concept_name(self.token)
         output = self.common.output or f"runs/{name}"
+        pipeline = _load(self.common)
         with _Stop() as stop, show_progress() as on_progress:
             result = ti_jax.invert(
-                _load(self.common),
+                pipeline,
                 self.pictures[0] if len(self.pictures) == 1 else list(self.pictures),
                 placeholder=self.token,
                 initializer=self.init,
@@ -93,9 +95,9 @@ class Invert:
                 on_progress=on_progress,
                 should_stop=stop,
             )
-        self._say(result, name, output)
+        self._say(result, name, output, pipeline.inversion_defaults.preview_prompts[0])
 
-    def _say(self, result: Result, name: str, output: str) -> None:
+    def _say(self, result: Result, name: str, output: str, example: str) -> None:
         file = f"{output}/learned_embeds.safetensors"
         if self.common.json:
             summary = {
@@ -110,12 +112,17 @@ class Invert:
             }
             print(json.dumps(summary))
             return
+        from ti_jax.weights.hub import resolve
+
         print(f"learned {self.token} in {result.history.steps} steps: {file}")
         print(f"what it looks like: {output}/contact_sheet.png")
-        print(f'use it: ti-jax generate "a photo of {self.token}" --concept {output} --model {self.common.model}')
+        model = self.common.model
+        command = ["ti-jax", "generate", example.replace("{}", self.token), "--concept", output, "--model", model]
+        print(f"use it: {shlex.join(command)}")
         print("in diffusers:")
         print("  from diffusers import StableDiffusionPipeline")
-        print(f"  pipe = StableDiffusionPipeline.from_pretrained({self.common.model!r})")
+        folder = str(resolve(model)) if model == "tiny" else model
+        print(f"  pipe = StableDiffusionPipeline.from_pretrained({folder!r})")
         print(f"  pipe.load_textual_inversion({file!r})")
         print(f"in A1111: copy {output}/{name}.safetensors to embeddings/ and write {name} in the prompt")
         print(f"in ComfyUI: copy it to models/embeddings/ and write embedding:{name} in the prompt")
