@@ -1,5 +1,7 @@
 """Templates and captions."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -13,34 +15,15 @@ def _pictures(folder, count=2):
     return [Picture(f"{i}.png", pixels, folder / f"{i}.png") for i in range(count)]
 
 
-# The nouns and adjectives of diffusers' `imagenet_templates_small` and `imagenet_style_templates_small`, in order.
-OBJECT_WORDS = (
-    "photo a|rendering a|cropped photo the|the photo a|clean|dirty|dark photo the|my|the cool|close-up photo of a|"
-    "bright photo of the|cropped photo of a|photo of the|good photo of the|one|close-up photo of the|rendition of the|"
-    "the clean|rendition of a|a nice|good photo of a|the nice|the small|the weird|the large|a cool|a small"
-).split("|")
-STYLE_WORDS = (
-    "a painting|a rendering|a cropped painting|the painting|a clean|a dirty|a dark|a picture|a cool|a close-up|"
-    "a bright|a cropped|a good|a close-up|a rendition|a nice|a small|a weird|a large"
-).split("|")
-
-
 @pytest.mark.parametrize(
-    ("templates", "words", "count"), [(OBJECT_TEMPLATES, OBJECT_WORDS, 27), (STYLE_TEMPLATES, STYLE_WORDS, 19)]
+    ("templates", "count", "digest"),
+    [(OBJECT_TEMPLATES, 27, "371f97a75395160f"), (STYLE_TEMPLATES, 19, "e7ec2b1750c5ab55")],
 )
-def test_templates_are_those_of_diffusers(templates, words, count):
-    assert len(templates) == len(words) == count
-    for template, some in zip(templates, words, strict=True):
-        assert template.endswith(" {}")
-        assert template.count("{}") == 1
-        left = iter(template.split())
-        assert all(word in left for word in some.split()), (template, some)  # in this order
-    assert OBJECT_TEMPLATES[0] == "a photo of a {}"
-    assert OBJECT_TEMPLATES[-1] == "a photo of a small {}"
-    assert len(set(OBJECT_TEMPLATES)) == 27
-    # diffusers lists `a close-up painting` and `a cropped painting` twice.
-    assert len(set(STYLE_TEMPLATES)) == 17
-    assert all(template.endswith("in the style of {}") for template in STYLE_TEMPLATES)
+def test_templates_are_those_of_diffusers(templates, count, digest):
+    """`imagenet_templates_small` and `imagenet_style_templates_small` of its example script, in order."""
+    assert len(templates) == count
+    assert all(template.count("{}") == 1 for template in templates)
+    assert hashlib.sha256("\n".join(templates).encode()).hexdigest().startswith(digest)
 
 
 @pytest.mark.parametrize(
