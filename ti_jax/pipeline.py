@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, UInt32
 
 from ti_jax.config import InversionDefaults
 from ti_jax.diffusion.schedule import NoiseSchedule
@@ -23,16 +22,18 @@ from ti_jax.models.config import read_config
 from ti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from ti_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from ti_jax.weights import rules
+from ti_jax.weights.checksum import checksum
 from ti_jax.weights.hub import resolve
+from ti_jax.weights.index import read_components, read_json
+from ti_jax.weights.layout import find_weights
 from ti_jax.weights.loader import abstract_network, load_parameters, parameter_name
 from ti_jax.weights.tensors import open_weights
+from ti_jax.weights.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-_PIPELINES = ("StableDiffusionPipeline",)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Pipeline:
     @property
     def max_length(self) -> int:
         """Tokens that a prompt can have, begin and end included."""
-        return self.networks["text_encoder"].config.max_position_embeddings
+        limits = (self.networks[name].config.max_position_embeddings for name in self.tokenizers)
+        return min(*limits, *(tokenizer.model_max_length for tokenizer in self.tokenizers.values()))
 
     @property
     def widths(self) -> dict[str, int]:
@@ -96,25 +98,14 @@ class Pipeline:
         return sides[0] // self.factor, sides[1] // self.factor, self.networks["vae"].config.latent_channels
 
     def fingerprint(self) -> str:
-        """What the model is, for telling whether a run goes on with the same one: a hash of its configs, its
-        schedule and an exact checksum of every parameter, computed on the device."""
+        """What the model is, for telling whether a run goes on with the same one: a hash of its configs,
+        schedule, vocabularies and precision, and of an exact checksum of every parameter."""
         leaves = jax.tree_util.tree_flatten_with_path((self.networks, self.schedule))[0]
-        lines = [
-            f"{parameter_name(path)} {leaf.dtype} {leaf.shape} {value}"
-            for (path, leaf), value in zip(leaves, jax.device_get([_checksum(leaf) for _, leaf in leaves]), strict=True)
-        ]
-        configs = [repr(network.config) for network in self.networks.values()]
-        static = [str(self.precision), str(jax.tree.structure(self.schedule))]
-        return hashlib.sha256("\n".join(lines + configs + static).encode()).hexdigest()[:16]
-
-
-@jax.jit
-def _checksum(leaf: Array) -> UInt32[Array, ""]:
-    """Sum of all bit patterns times odd numbers that tell positions apart, modulo 2**32: exact in any order."""
-    width = jnp.dtype(leaf.dtype).itemsize * 8
-    bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{width}")).astype(jnp.uint32).ravel()
-    odd = 2 * jax.lax.iota(jnp.uint32, bits.size) + jnp.uint32(1)
-    return jnp.sum(bits * odd, dtype=jnp.uint32)
+        lines = [f"{parameter_name(path)} {leaf.dtype} {leaf.shape} {checksum(leaf)}" for path, leaf in leaves]
+        lines += [repr(network.config) for network in self.networks.values()]
+        lines += [str(self.precision), str(jax.tree.structure(self.schedule))]
+        lines += [str(sorted(tokenizer.get_vocab().items())) for tokenizer in self.tokenizers.values()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def load(
@@ -135,52 +126,84 @@ def load(
         UserError: if there is no such model, a file of it is missing or damaged, or it has an option that is not
             implemented.
     """
-    folder = resolve(str(source), variant=variant, revision=revision)
-    index = _read_json(folder / "model_index.json")
-    if index.get("_class_name") not in _PIPELINES:
-        raise UserError(f"{source} is a {index.get('_class_name')}: only {', '.join(_PIPELINES)} can be loaded")
+    folder, source = resolve(str(source), variant=variant, revision=revision), str(source)
+    components = read_components(folder, source=source)
     precision = _precision(dtype)
     logger.info("%s: parameters in %s, computation in %s", source, precision.param, precision.compute)
 
-    def network(name: str, stem: str, kind: Callable[..., Any], config: Any, table: rules.Rules) -> Any:
-        types = {"dtype": jnp.dtype(precision.compute), "param_dtype": jnp.dtype(precision.param)}
-        abstract = abstract_network(functools.partial(kind, config, **types))
-        tensors = open_weights(folder / name, stem, variant=variant)
+    configs = {
+        # Its class decides on the projection, whatever the encoder was called when it was part of something else.
+        "text_encoder": CLIPTextConfig.from_dict(
+            {**_config(folder, "text_encoder"), "architectures": [components["text_encoder"]]}
+        ),
+        "unet": UNetConfig.from_dict(_config(folder, "unet")),
+        "vae": AutoencoderKLConfig.from_dict(_config(folder, "vae")),
+    }
+    scheduler = {**_scheduler_config(folder), "_class_name": components["scheduler"]}
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    _check_fit(source, configs, len(tokenizer))
+
+    types = {"dtype": jnp.dtype(precision.compute), "param_dtype": jnp.dtype(precision.param)}
+
+    def network(name: str, kind: Callable[..., Any], table: rules.Rules) -> Any:
+        abstract = abstract_network(functools.partial(kind, configs[name], **types))
+        tensors = open_weights(find_weights(folder / name, variant=variant))
         return load_parameters(abstract, tensors, table, param_dtype=types["param_dtype"], what=f"{source}/{name}")
 
-    def config(name: str) -> dict[str, Any]:
-        return _read_json(folder / name / "config.json")
-
-    text, unet, vae = config("text_encoder"), config("unet"), config("vae")
-    model = "diffusion_pytorch_model"
     return Pipeline(
         networks={
-            "text_encoder": network(
-                "text_encoder", "model", CLIPTextModel, CLIPTextConfig.from_dict(text), rules.CLIP_TEXT
-            ),
-            "unet": network("unet", model, UNet2DConditionModel, UNetConfig.from_dict(unet), rules.UNET),
-            "vae": network("vae", model, AutoencoderKL, AutoencoderKLConfig.from_dict(vae), rules.VAE),
+            "text_encoder": network("text_encoder", CLIPTextModel, rules.CLIP_TEXT),
+            "unet": network("unet", UNet2DConditionModel, rules.UNET),
+            "vae": network("vae", AutoencoderKL, rules.VAE),
         },
-        tokenizers={"text_encoder": _load_tokenizer(folder / "tokenizer")},
-        schedule=NoiseSchedule.from_config(_latent_scheduler(_read_json(folder / "scheduler/scheduler_config.json"))),
-        source=str(source),
+        tokenizers={"text_encoder": tokenizer},
+        schedule=NoiseSchedule.from_config(_latent_scheduler(scheduler)),
+        source=source,
         precision=precision,
         inversion_defaults=_inversion_defaults(folder),
     )
 
 
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name / "config.json")
+
+
+def _scheduler_config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "scheduler" / "scheduler_config.json")
+
+
+def _check_fit(source: str, configs: Mapping[str, Any], words: int) -> None:
+    """Raises UserError unless the parts of a model belong together."""
+    text, unet, vae = configs["text_encoder"], configs["unet"], configs["vae"]
+    contexts = unet.cross_attention_dim if isinstance(unet.cross_attention_dim, tuple) else (unet.cross_attention_dim,)
+    if (unet.in_channels, unet.out_channels) != (vae.latent_channels,) * 2:
+        raise UserError(
+            f"{source}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, but latents have "
+            f"{vae.latent_channels}: inpainting, depth and upscaling models are not supported"
+        )
+    if set(contexts) != {text.hidden_size}:
+        raise UserError(
+            f"{source}: its UNet wants a context {contexts[0]} wide, and its text encoder gives {text.hidden_size}"
+        )
+    if words > text.vocab_size:
+        raise UserError(f"{source}: its tokenizer has {words} words, and its text encoder {text.vocab_size}")
+
+
 def _precision(dtype: str | None) -> Precision:
     """What was asked for, or what suits the default device."""
-    if dtype is not None:
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise UserError(f"dtype {dtype!r} is not known: choose float32, bfloat16 or float16")
-        return Precision(dtype, dtype)
-    device = jax.devices()[0]
+    if dtype is None:
+        dtype = _natural_type(jax.devices()[0])
+    elif dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"dtype {dtype!r} is not known: choose float32, bfloat16 or float16")
+    return Precision(dtype, dtype)
+
+
+def _natural_type(device: Any) -> str:
+    """The type of networks that a device is quickest with and that is safe on it."""
     if device.platform == "cpu":
-        return Precision("float32", "float32")
-    if device.platform == "gpu" and float(getattr(device, "compute_capability", "8.0")) < 8.0:
-        return Precision("float16", "float16")
-    return Precision("bfloat16", "bfloat16")
+        return "float32"
+    capability = re.fullmatch(r"\d+\.\d+", str(getattr(device, "compute_capability", "")))  # only NVIDIA's are numbers
+    return "float16" if capability and float(capability[0]) < 8.0 else "bfloat16"
 
 
 def _latent_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,31 +218,9 @@ def _latent_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     return corrected
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import CLIPTokenizer  # slow to import
-
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: a model needs its tokenizer")
-    try:
-        return CLIPTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder} holds no tokenizer that can be read (tokenizer.json, or vocab.json and merges.txt)"
-        ) from error
-
-
 def _inversion_defaults(folder: Path) -> InversionDefaults:
     """Settings that were measured to suit a model, kept beside it in `inversion.json`."""
     file = folder / "inversion.json"
     if not file.exists():
         return InversionDefaults()
-    return read_config(InversionDefaults, _read_json(file), neutral={}, what=str(file))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise UserError(f"{file} is missing: {file.parent} is not, or not all of, a pipeline in diffusers format")
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): download or copy it again") from error
+    return read_config(InversionDefaults, read_json(file), neutral={}, what=str(file))

@@ -6,11 +6,18 @@ import re
 from pathlib import Path
 
 from ti_jax.errors import UserError
+from ti_jax.weights.index import read_components
+from ti_jax.weights.layout import NETWORKS, file_kinds, file_patterns, has_weights
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
-_WHOLE = ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*")
-_WEIGHTS = ("text_encoder*", "unet", "vae")
-_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_SMALL_FILES = (
+    "model_index.json",
+    "inversion.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/*",
+    *(f"{network}/config.json" for network in NETWORKS),
+)
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def resolve(source: str, *, variant: str | None = None, revision: str | None = None) -> Path:
@@ -26,34 +33,52 @@ def resolve(source: str, *, variant: str | None = None, revision: str | None = N
         the folder.
 
     Raises:
-        UserError: if there is no such folder or model, or the hub cannot be reached.
+        UserError: if there is no such folder or model, the hub cannot be reached, or what is there is not a pipeline
+            that can be loaded.
     """
-    if Path(source).is_dir():
-        return Path(source)
-    if (BUNDLED / source / "model_index.json").exists():
+    if source.isidentifier() and (BUNDLED / source / "model_index.json").exists():
         return BUNDLED / source
-    if Path(source).exists() or source.endswith((".safetensors", ".ckpt")):
-        raise UserError(f"{source} is not a folder: give a pipeline in diffusers format, or an id on the hub")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{source} is a single file: give a folder in diffusers format, or an id on the hub")
     if not _HUB_ID.fullmatch(source):
-        raise UserError(f"there is no folder {source}, and it is no id on the hub (which is like owner/name)")
+        raise UserError(
+            f"there is no folder {source}: give one in diffusers format, an id on the hub (owner/name), or tiny"
+        )
     return _fetch(source, variant, revision)
 
 
 def _fetch(source: str, variant: str | None, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    folder = _snapshot(source, revision, list(_SMALL_FILES))
+    read_components(folder, source=source)  # before gigabytes are fetched that nobody can use
+    commit = folder.name  # so that all the files are of one, though the branch may move
+    for network in NETWORKS:
+        for kind in file_kinds(network, variant):
+            _snapshot(source, commit, file_patterns(network, *kind))
+            if has_weights(folder / network, variant=variant):
+                break
+    return folder
 
-    middle = "" if variant is None else f".{variant}"
-    files = [f"{folder}/*model{middle}.safetensors" for folder in _WEIGHTS]
-    files += [f"{folder}/*model{middle}-*.safetensors" for folder in _WEIGHTS]
-    files += [f"{folder}/*.index*.json" for folder in _WEIGHTS]
+
+def _snapshot(source: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import errors, snapshot_download  # slow to import
+
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=[*_WHOLE, *files]))
-    except RepositoryNotFoundError as error:
-        raise UserError(f"the hub has no model {source} (or it is private: run `hf auth login`)") from error
-    except LocalEntryNotFoundError as error:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError as error:
+        raise UserError(f"{source} is gated: accept its licence at hf.co/{source}, then run `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"{source} is not in the cache and the hub cannot be reached: go online once, or give a local folder"
+            f"there is no folder {source}, and the hub has no such model, or a private one (then run `hf auth login`)"
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{source} has no revision {revision} on the hub") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise UserError(
+            f"there is no folder {source}, and {source} on the hub cannot be reached and is not, or not whole, in the "
+            "cache: go online once, or give the path of a folder"
+        ) from error
+    except (OSError, ValueError) as error:
         raise UserError(f"{source} could not be fetched from the hub: {error}") from error

@@ -78,7 +78,7 @@ def load_parameters(
     plan, problems = _plan(shapes, tensors, rules)
     if problems:
         shown = "\n  ".join(problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else []))
-        raise UserError(f"the checkpoint does not fit {what}:\n  {shown}")
+        raise UserError(f"the checkpoint does not fit {what} ({len(problems)} problems):\n  {shown}")
     leaves = []
     for name in shapes:
         source, transform = plan[name]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ti_jax.errors import UserError
+from ti_jax.weights.index import read_json
 from ti_jax.weights.loader import LazyTensor
 
 
@@ -33,19 +33,19 @@ class SafeTensor:
 
 
 @dataclass(frozen=True)
-class HeldTensor:
-    """A tensor that is in memory already, since its file cannot be read in parts."""
+class TorchTensor:
+    """A tensor in a pickled file that torch has opened, mapped into memory where the file's format allows it."""
 
-    values: np.ndarray
+    tensor: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its dimensions."""
-        return self.values.shape
+        return tuple(self.tensor.shape)
 
     def read(self) -> np.ndarray:
-        """Its values."""
-        return self.values
+        """Its values; bfloat16, which numpy lacks, as float32, which holds each of them."""
+        return (self.tensor.float() if str(self.tensor.dtype) == "torch.bfloat16" else self.tensor).numpy()
 
 
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
@@ -63,10 +63,10 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, framework="numpy")
+        file = safe_open(path, framework="numpy")  # with bfloat16 from ml_dtypes, which jax brings
         return {name: SafeTensor(file, name, path) for name in file.keys()}  # noqa: SIM118  it is no mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}): download or copy it again") from error
+        raise UserError(f"{path} cannot be read as safetensors ({error}): copy or download it again") from error
 
 
 def open_pickled(path: Path) -> dict[str, LazyTensor]:
@@ -76,7 +76,7 @@ def open_pickled(path: Path) -> dict[str, LazyTensor]:
         path: of the file.
 
     Returns:
-        tensors by name, all in memory.
+        lazy tensors by name.
 
     Raises:
         UserError: if torch is not installed or refuses the file.
@@ -86,55 +86,45 @@ def open_pickled(path: Path) -> dict[str, LazyTensor]:
     except ImportError as error:
         raise UserError(f'{path} is a pickled file, which torch reads: pip install "ti-jax[torch]"') from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read safely by torch ({type(error).__name__})") from error
-    # numpy has no bfloat16; float32 holds each of its values.
-    return {name: HeldTensor((t.float() if t.dtype == torch.bfloat16 else t).numpy()) for name, t in state.items()}
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return {name: TorchTensor(tensor.detach()) for name, tensor in state.items()}
+    except Exception as error:  # torch raises what the damage happens to cause
+        raise UserError(
+            f"{path} cannot be read safely by torch ({type(error).__name__}): give the model as safetensors"
+        ) from error
 
 
-def open_weights(folder: Path, stem: str, *, variant: str | None) -> dict[str, LazyTensor]:
-    """The weights of one network in a diffusers folder, whichever way they were written.
+def open_weights(path: Path) -> dict[str, LazyTensor]:
+    """The weights of a network, whichever way they were written.
 
     Args:
-        folder: of the network.
-        stem: of the file's name: `model` or `diffusion_pytorch_model`.
-        variant: such as `fp16`; plain files are taken where it is None.
+        path: of a safetensors or pickled file, or of the index of several.
 
     Returns:
         lazy tensors by name.
 
     Raises:
-        UserError: if there are none; it names what was looked for and what there is.
+        UserError: if a file is missing or damaged.
     """
-    suffix = "" if variant is None else f".{variant}"
-    single, index = (folder / f"{stem}{suffix}.{end}" for end in ("safetensors", "safetensors.index.json"))
-    # Shards with a variant: `model.safetensors.index.fp16.json`, as diffusers writes them.
-    for candidate in (index, folder / f"{stem}.safetensors.index{suffix}.json"):
-        if candidate.exists():
-            return _open_shards(candidate)
-    if single.exists():
-        return open_safetensors(single)
-    for old in (folder / f"{stem}{suffix}.bin", folder / f"pytorch_{stem}{suffix}.bin"):
-        if old.exists():
-            return open_pickled(old)
-    there = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
-    hint = " (another variant? say --variant fp16)" if variant is None and "fp16" in there else ""
-    raise UserError(f"{folder} has no {single.name}: it holds {there}{hint}")
+    if path.suffix == ".json":
+        return _open_shards(path)
+    return open_pickled(path) if path.suffix == ".bin" else open_safetensors(path)
 
 
 def _open_shards(index: Path) -> dict[str, LazyTensor]:
-    try:
-        names: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{index} is not an index of safetensors files: download or copy it again") from error
+    """The tensors of several files, each in the one that the index names."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict):
+        raise UserError(f"{index} is not an index of weight files: copy or download it again")
     shards: dict[str, dict[str, LazyTensor]] = {}
     tensors: dict[str, LazyTensor] = {}
-    for name, file in names.items():
+    for name, file in files.items():
         if Path(file).name != file:
             raise UserError(f"{index} points out of its folder, at {file}")
+        if not (index.parent / file).exists():
+            raise UserError(f"{index.parent / file} is missing, which {index.name} names: copy or download it too")
         if file not in shards:
-            shards[file] = open_safetensors(index.parent / file)
+            shards[file] = open_weights(index.parent / file)
         if name not in shards[file]:
             raise UserError(f"{index} says that {name} is in {file}, which does not have it")
         tensors[name] = shards[file][name]

@@ -1,0 +1,110 @@
+"""Weight files: safetensors, several of them, pickled ones; and damaged ones."""
+
+import json
+import pickle
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
+
+from ti_jax.errors import UserError
+from ti_jax.weights.tensors import open_weights
+
+VALUES = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2, np.float16)}
+
+
+def read(path):
+    return {name: tensor.read() for name, tensor in open_weights(path).items()}
+
+
+def check(path, expected=VALUES):
+    found = read(path)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert open_weights(path)[name].shape == values.shape
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(VALUES, path)
+    return path
+
+
+def test_safetensors(file):
+    check(file)
+
+
+def test_bfloat16(tmp_path):
+    values = torch.randn(3, 4).bfloat16()
+    save_torch({"w": values}, tmp_path / "model.safetensors")
+    (found,) = read(tmp_path / "model.safetensors").values()
+    assert found.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(found.astype(np.float32), values.float().numpy())
+
+
+@pytest.mark.parametrize("size", [0, 4, 60, -1])
+def test_truncated_safetensors(file, size):
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read as safetensors .* again"):
+        open_weights(file)
+
+
+def shards(folder, places):
+    for name in VALUES:
+        save_file({name: VALUES[name]}, folder / f"{name}.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_shards(tmp_path):
+    check(shards(tmp_path, {name: f"{name}.safetensors" for name in VALUES}))
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"a.bias": "gone.safetensors"}, r"gone\.safetensors is missing, which model\.safetensors\.index\.json names"),
+        ({"a.bias": "a.weight.safetensors"}, r"a\.bias is in a\.weight\.safetensors, which does not have it"),
+        ({"a.bias": "../a.bias.safetensors"}, r"points out of its folder"),
+        (None, "is not an index of weight files"),
+    ],
+)
+def test_bad_index(tmp_path, places, message):
+    with pytest.raises(UserError, match=message):
+        open_weights(shards(tmp_path, places))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled(tmp_path, zipped):
+    state = {name: torch.tensor(values) for name, values in VALUES.items()}
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({**state, "b": torch.ones(2).bfloat16() / 3}, path, _use_new_zipfile_serialization=zipped)
+    check(path, {**VALUES, "b": (torch.ones(2).bfloat16() / 3).float().numpy()})
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from the file has run",))
+
+
+def test_pickled_code_does_not_run(tmp_path, capsys):
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(pickle.dumps({"w": Evil()}, protocol=2))
+    with pytest.raises(UserError, match="cannot be read safely by torch"):
+        open_weights(path)
+    assert capsys.readouterr().out == ""
+
+
+def test_pickled_without_torch(tmp_path, monkeypatch):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({}, path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r'pip install "ti-jax\[torch\]"'):
+        open_weights(path)
