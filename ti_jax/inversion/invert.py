@@ -213,7 +213,7 @@ class _Run:
                 "status": "finished",
                 "steps": self.total_steps,
                 "loss": float(np.mean(self.history.loss[-100:])),
-                "best_step": result.best.metadata["steps"],
+                "best_step": int(result.best.metadata["steps"]),
                 "seconds": round(result.seconds, 3),
                 "warnings": result.warnings,
             }
