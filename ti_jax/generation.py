@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float, Float32, Int, Key, UInt8
 
 from ti_jax.concepts.concept import Concept
 from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
@@ -19,7 +19,9 @@ from ti_jax.diffusion.samplers import sample
 from ti_jax.errors import UserError
 from ti_jax.pipeline import Pipeline
 
-Tokens = dict[str, TokenizedPrompts]
+Tokens = Mapping[str, TokenizedPrompts]
+
+_BATCH_SIZE = 8
 
 
 def generate(
@@ -32,125 +34,147 @@ def generate(
     guidance: float = 5.0,
     sampler: str = "ddim",
     negative_prompt: str = "",
-    latents: Float32[Array | np.ndarray, "n h w c"] | None = None,
+    latents: Float[Array | np.ndarray, "n h w c"] | None = None,
     height: int | None = None,
     width: int | None = None,
     num_images: int = 1,
     eta: float = 0.0,
     batch_size: int | None = None,
 ) -> UInt8[np.ndarray, "n height width 3"]:
-    """Draws pictures.
+    """Draws pictures; a new prompt, word or seed does not compile again.
 
     Args:
         pipeline: the frozen model.
-        prompts: what to draw; one or several.
-        concepts: learned words that the prompts, or the negative prompt, may hold.
+        prompts: what to draw; one or several. What is beyond the text encoder's limit is cut off, with a warning.
+        concepts: learned words that the prompts and the negative prompt may hold.
         seed: in [0, 2**32); picture i depends on (seed, i) alone, whatever the batch.
         steps: of the sampler.
-        guidance: scale of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598); 1 and below switch it
-            off.
-        sampler: ddim, ddpm, dpm++ or euler.
+        guidance: scale of classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598); 1 and below switch it off.
+        sampler: `ddim`, `ddpm`, `dpm++` or `euler`.
         negative_prompt: what guidance leads away from.
-        latents: the initial noise, standard normal, one a picture; drawn if None.
+        latents: the initial noise, standard normal, [n, h, w, c] with one a picture; None to draw it.
         height: in pixels, a multiple of the VAE's factor; the model's own if None.
         width: likewise.
-        num_images: of each prompt, one after the other.
-        eta: of DDIM, in [0, 1]: 0 without noise, 1 with as much as DDPM.
-        batch_size: pictures drawn at a time; all of them if None.
+        num_images: of each prompt.
+        eta: noise that `ddim` adds, in [0, 1].
+        batch_size: pictures drawn at a time; None for all of them, but at most 8.
 
     Returns:
-        the pictures, prompt by prompt.
+        the pictures: all of the first prompt, all of the second, and so on.
 
     Raises:
-        UserError: if two concepts have one word, a concept is of another model, or a number is out of range.
+        UserError: if two concepts have the same word, one is of another model, or an argument is out of range.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    texts = [text for text in texts for _ in range(num_images)]
-    if not texts or num_images < 1:
-        raise UserError("there is nothing to draw: give at least one prompt and num_images of 1 or more")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed is {seed}: it must be in [0, 2**32)")
-    vectors, placeholders = _join(pipeline, concepts)
-    batch = min(batch_size or len(texts), len(texts))
+    texts = _repeat(prompts, num_images)
+    batch = min(_BATCH_SIZE if batch_size is None else batch_size, len(texts))
     if batch < 1:
-        raise UserError("batch_size must be 1 or more")
-    shape = pipeline.latent_shape(height, width)
-    if latents is not None:
-        if latents.ndim != 4 or latents.shape[0] != len(texts):
-            raise UserError(f"latents are {list(latents.shape)}: give [{len(texts)}, h, w, c]")
-        shape = latents.shape[1:]
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed, impl="threefry2x32")))(
-        jnp.arange(len(texts))
-    )
-    noise = latents if latents is not None else _initial_noise(keys, shape)
+        raise UserError(f"batch_size = {batch_size}: it is 1 or more")
+    run = plan(pipeline.schedule, sampler, steps, eta=eta)
+    vectors, placeholders = _join(pipeline, concepts)
     tokens = _tokenize(pipeline, texts, placeholders)
     negative = _tokenize(pipeline, [negative_prompt], placeholders)
-    schedule_of_steps = plan(pipeline.schedule, sampler, steps, eta=eta)
+    shape = _shape(pipeline, latents, len(texts), height, width)
+    start_key = _start_key(seed)
+
     images = []
     for first in range(0, len(texts), batch):
-        # The last batch is filled up, so that it does not compile again.
+        # The last batch is filled up with the last picture, so that it does not compile again.
         rows = np.minimum(np.arange(first, first + batch), len(texts) - 1)
-        pick = functools.partial(jax.tree.map, lambda x, rows=rows: x[rows])
-        drawn = _draw(
-            pipeline.networks,
-            schedule_of_steps,
-            vectors,
-            pick(tokens),
-            negative,
-            jnp.asarray(noise)[rows],
-            keys[rows],
-            jnp.float32(guidance),
-            guided=guidance > 1,
+        noise, keys = _start(start_key, jnp.asarray(rows), shape)
+        if latents is not None:
+            noise = jnp.asarray(latents[rows], jnp.float32)
+        some = jax.tree.map(lambda x, rows=rows: x[rows], tokens)
+        images.append(
+            _draw(
+                pipeline.networks, run, vectors, some, negative, noise, keys, jnp.float32(guidance), guided=guidance > 1
+            )
         )
-        images.append(np.asarray(drawn)[: len(texts) - first])
-    return np.concatenate(images)
+    return np.concatenate(images)[: len(texts)]
 
 
 @functools.partial(jax.jit, static_argnames="guided")
 def _draw(
-    networks: dict[str, Any],
-    steps: Plan,
-    vectors: dict[str, Array],
+    networks: Mapping[str, Any],
+    run: Plan,
+    vectors: Mapping[str, Float32[Array, "n width"]],
     tokens: Tokens,
     negative: Tokens,
     noise: Float32[Array, "b h w c"],
-    keys: Array,
+    keys: Key[Array, " b"],
     guidance: Float32[Array, ""],
     *,
     guided: bool,
-) -> UInt8[Array, "b height width 3"]:
+) -> UInt8[Array, "b rows columns 3"]:
     """Prompts to pixels in one dispatch."""
-    b = noise.shape[0]
     context = encode_prompts(networks, tokens, vectors)
     if guided:
-        away = encode_prompts(networks, negative, vectors)
-        context = jnp.concatenate([jnp.broadcast_to(away, context.shape), context])
+        unwanted = encode_prompts(networks, negative, vectors)
+        context = jnp.concatenate([jnp.broadcast_to(unwanted, context.shape), context])
 
-    def denoise(latents: Float32[Array, "b h w c"], timestep: Array) -> Float32[Array, "b h w c"]:
-        twice = jnp.concatenate([latents, latents]) if guided else latents
-        timesteps = jnp.broadcast_to(timestep, (twice.shape[0],))
-        output = networks["unet"](twice, timesteps, context).astype(jnp.float32)
+    def denoise(latents: Float32[Array, "b h w c"], timestep: Float32[Array, ""]) -> Float32[Array, "b h w c"]:
+        batch = jnp.concatenate([latents, latents]) if guided else latents
+        output = networks["unet"](batch, jnp.broadcast_to(timestep, batch.shape[:1]), context).astype(jnp.float32)
         if not guided:
             return output
-        without, with_prompt = output[:b], output[b:]
-        return without + guidance * (with_prompt - without)
+        away, towards = jnp.split(output, 2)
+        return away + guidance * (towards - away)
 
-    return _decode(networks["vae"], sample(denoise, noise, steps, keys))
+    return _decode(networks["vae"], sample(denoise, noise, run, keys))
 
 
-def _decode(vae: Any, latents: Float32[Array, "b h w c"]) -> UInt8[Array, "b height width 3"]:
+def _decode(vae: Any, latents: Float32[Array, "b h w c"]) -> UInt8[Array, "b rows columns 3"]:
     """Scaled latents to pixels, one picture at a time: its activations are the largest of all."""
-    unscaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    images = vae.decode_sliced(unscaled).astype(jnp.float32)
-    return jnp.round(jnp.clip(images / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
+    images = vae.decode_sliced(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0))
+    return jnp.round(jnp.clip(images.astype(jnp.float32) / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _initial_noise(keys: Array, shape: tuple[int, int, int]) -> Float32[Array, "n h w c"]:
-    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+def _repeat(prompts: str | Sequence[str], times: int) -> list[str]:
+    """Each prompt as often as pictures of it are wanted."""
+    texts = [text for text in ([prompts] if isinstance(prompts, str) else prompts) for _ in range(times)]
+    if not texts:
+        raise UserError(f"there is nothing to draw: give a prompt or more, and num_images (now {times}) of 1 or more")
+    return texts
 
 
-def _join(pipeline: Pipeline, concepts: Sequence[Concept]) -> tuple[dict[str, Array], dict[str, int]]:
+def _start_key(seed: int) -> Key[Array, ""]:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed = {seed}: it is in [0, 2**32)")
+    return jax.random.key(seed, impl="threefry2x32")  # which draws the same under vmap as alone
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _start(
+    key: Key[Array, ""], indices: Int[Array, " b"], shape: tuple[int, int, int]
+) -> tuple[Float32[Array, "b h w c"], Key[Array, " b"]]:
+    """Initial noise of pictures by their index, and a key for the noise that the sampler adds to each."""
+
+    def start(index: Array) -> tuple[Array, Array]:
+        noise_key, sampler_key = jax.random.split(jax.random.fold_in(key, index))
+        return jax.random.normal(noise_key, shape, jnp.float32), sampler_key
+
+    return jax.vmap(start)(indices)
+
+
+def _shape(
+    pipeline: Pipeline,
+    latents: Float[Array | np.ndarray, "n h w c"] | None,
+    count: int,
+    height: int | None,
+    width: int | None,
+) -> tuple[int, int, int]:
+    """Height, width and channels of one picture's latents."""
+    if latents is not None and latents.ndim == 4:
+        height = latents.shape[1] * pipeline.factor if height is None else height
+        width = latents.shape[2] * pipeline.factor if width is None else width
+    shape = pipeline.latent_shape(height, width)
+    if latents is not None and latents.shape != (count, *shape):
+        raise UserError(f"latents are {list(latents.shape)}: {count} pictures of this size want {[count, *shape]}")
+    return shape
+
+
+def _join(
+    pipeline: Pipeline, concepts: Sequence[Concept]
+) -> tuple[dict[str, Float32[Array, "n width"]], dict[str, int]]:
     """The vectors of all concepts in one array an encoder, and how many each word has."""
     placeholders: dict[str, int] = {}
     for concept in concepts:
@@ -159,7 +183,7 @@ def _join(pipeline: Pipeline, concepts: Sequence[Concept]) -> tuple[dict[str, Ar
         placeholders[concept.placeholder] = concept.num_vectors
     vectors: dict[str, Array] = {}
     for name, width in pipeline.widths.items():
-        parts = [np.zeros((1, width), np.float32)] if not concepts else []
+        parts = []
         for concept in concepts:
             found = concept.vectors.get(name)
             if found is None or found.shape[1] != width:
@@ -168,11 +192,12 @@ def _join(pipeline: Pipeline, concepts: Sequence[Concept]) -> tuple[dict[str, Ar
                     f"{concept.placeholder} has vectors of another model: {sizes}, where this one wants {name} {width}"
                 )
             parts.append(np.asarray(found, np.float32))
-        vectors[name] = jnp.asarray(np.concatenate(parts))
+        # Without a word there is one vector still, which no position refers to.
+        vectors[name] = jnp.asarray(np.concatenate(parts) if parts else np.zeros((1, width), np.float32))
     return vectors, placeholders
 
 
-def _tokenize(pipeline: Pipeline, texts: list[str], placeholders: dict[str, int]) -> Tokens:
+def _tokenize(pipeline: Pipeline, texts: Sequence[str], placeholders: Mapping[str, int]) -> dict[str, TokenizedPrompts]:
     return {
         name: tokenize(
             texts,
