@@ -28,8 +28,8 @@ CONFIG = InversionConfig(
 
 
 @pytest.fixture(scope="module")
-def pipeline():
-    return ti_jax.load("tiny")
+def pipeline(sd1_twin):
+    return sd1_twin[1]
 
 
 def _invert(pipeline, output=None, config=CONFIG, **options):
@@ -145,7 +145,7 @@ def test_a_finished_run_is_left_alone(pipeline, whole):
             "schedule: constant -> cosine",
         ),
         ({"config": replace(CONFIG, data=DataConfig(prompts="style"))}, "prompts: "),
-        ({"config": replace(CONFIG, data=DataConfig(crop="squash", resolution=32))}, "pictures"),
+        ({"config": replace(CONFIG, data=DataConfig(resolution=64))}, "pictures"),
         ({"config": replace(CONFIG, num_vectors=2)}, "num_vectors"),
         ({"initializer": "dog"}, "initial_vectors: "),
         ({"placeholder": "<vixen>", "name": "fox"}, "placeholder: <fox> -> <vixen>"),

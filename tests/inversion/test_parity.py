@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from ti_jax.data.captions import prompts_for
 
 import ti_jax
-from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, with_model_defaults
+from ti_jax.config import ConceptSpec, InversionConfig, with_model_defaults
+from ti_jax.data.captions import prompts_for
 from ti_jax.inversion.draws import draw_examples
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.prepare import prepare

@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
@@ -77,10 +80,11 @@ class Checkpoints:
         """
         step = self.latest_step
         try:
-            state: Any = self._checkpointer.load(step, like)
+            state: Any = self._checkpointer.load(step, jax.tree.map(np.asarray, like))
         except Exception as error:
             raise UserError(
                 f"the checkpoint of step {step} in {self._checkpointer.directory} cannot be read "
                 f"({type(error).__name__}): delete that step's folder to resume from the one before"
             ) from error
-        return state
+        # From host memory, so that the arrays are bound to no device, as those of a new run: nothing compiles again.
+        return jax.tree.map(jnp.asarray, state)
