@@ -23,24 +23,6 @@ PROMPTS_WITH_WORD = ["a photo of <fox> on a green background", "a cat, <fox>"]
 STEPS = 10  # and two prompts with one word of three vectors: as often as can be, so that little is compiled
 
 
-@pytest.fixture(scope="module")
-def bundled():
-    """The bundled model, read by torch too."""
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-        resolve("tiny", variant=None, revision=None), safety_checker=None, torch_dtype=torch.float32
-    )
-    return pipe, ti_jax.load("tiny")
-
-
-@pytest.fixture(params=["sd1_twin", "sd2_twin", "bundled"])
-def twin(request):
-    """A fresh torch pipeline, since words are added to it, and ours of the same weights."""
-    pipe, pipeline = request.getfixturevalue(request.param)
-    pipe = deepcopy(pipe)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe, pipeline
-
-
 @pytest.fixture
 def pipeline(sd1_twin):
     return sd1_twin[1]
@@ -58,31 +40,40 @@ def _concept(pipeline, placeholder="<fox>", count=3, seed=0):
     return ti_jax.Concept(placeholder, {"text_encoder": vectors.astype(np.float32)})
 
 
-def _latents(pipeline, count=2):
-    return np.random.default_rng(1).normal(size=(count, *pipeline.latent_shape())).astype(np.float32)
-
-
 def _assert_near(ours, theirs, levels):
     assert ours.shape == theirs.shape
     assert theirs.std() > 10, "a flat picture would hide a difference"
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= levels
 
 
+@pytest.mark.parametrize("twin", ["sd1_twin", "sd2_twin"])
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 @pytest.mark.parametrize(
     ("prompts", "guidance", "negative_prompt"),
     [(PROMPTS, 5.0, ""), (PROMPTS, 1.0, ""), (PROMPTS_WITH_WORD, 5.0, ""), (PROMPTS_WITH_WORD, 7.5, "blue, <fox>")],
     ids=["prompts", "unguided", "word", "negative word"],
 )
-def test_pictures_are_those_of_diffusers(twin, sampler, prompts, guidance, negative_prompt, tmp_path):
-    pipe, pipeline = twin
-    latents = _latents(pipeline)
+def test_pictures_are_those_of_diffusers(twin, sampler, prompts, guidance, negative_prompt, request, tmp_path):
+    pipe, pipeline = request.getfixturevalue(twin)
+    _check_pictures(pipe, pipeline, sampler, prompts, guidance, negative_prompt, tmp_path)
+
+
+def test_pictures_of_the_bundled_model_are_those_of_diffusers(tmp_path):
+    folder = resolve("tiny", variant=None, revision=None)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32)
+    _check_pictures(pipe, ti_jax.load("tiny"), "ddim", PROMPTS_WITH_WORD, 5.0, "a dog", tmp_path)
+
+
+def _check_pictures(pipe, pipeline, sampler, prompts, guidance, negative_prompt, folder):
+    latents = np.random.default_rng(1).normal(size=(2, *pipeline.latent_shape())).astype(np.float32)
     images = _generate(
         pipeline, prompts, sampler=sampler, guidance=guidance, negative_prompt=negative_prompt, latents=latents
     )
 
-    _concept(pipeline).save(tmp_path / "fox.safetensors")
-    pipe.load_textual_inversion(tmp_path / "fox.safetensors", token="<fox>")
+    pipe = deepcopy(pipe)  # a word is added to it
+    pipe.set_progress_bar_config(disable=True)
+    _concept(pipeline).save(folder / "fox.safetensors")
+    pipe.load_textual_inversion(folder / "fox.safetensors", token="<fox>")
     pipe.scheduler = SCHEDULERS[sampler].from_config(pipe.scheduler.config, clip_sample=False)
     expected = pipe(
         prompts,
