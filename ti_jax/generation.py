@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Key, UInt8
 
 from ti_jax.concepts.concept import Concept
-from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
+from ti_jax.concepts.prompts import TokenizedPrompts
 from ti_jax.conditioning import encode_prompts
 from ti_jax.diffusion.plan import Plan, plan
 from ti_jax.diffusion.samplers import sample
@@ -71,8 +71,8 @@ def generate(
         raise UserError(f"batch_size = {batch_size}: it is 1 or more")
     run = plan(pipeline.schedule, sampler, steps, eta=eta)
     vectors, placeholders = _join(pipeline, concepts)
-    tokens = _tokenize(pipeline, texts, placeholders)
-    negative = _tokenize(pipeline, [negative_prompt], placeholders)
+    tokens = pipeline.tokenize(texts, placeholders)
+    negative = pipeline.tokenize([negative_prompt], placeholders)
     shape = _shape(pipeline, latents, len(texts), height, width)
     start_key = _start_key(seed)
 
@@ -195,16 +195,3 @@ def _join(
         # Without a word there is one vector still, which no position refers to.
         vectors[name] = jnp.asarray(np.concatenate(parts) if parts else np.zeros((1, width), np.float32))
     return vectors, placeholders
-
-
-def _tokenize(pipeline: Pipeline, texts: Sequence[str], placeholders: Mapping[str, int]) -> dict[str, TokenizedPrompts]:
-    return {
-        name: tokenize(
-            texts,
-            tokenizer,
-            placeholders,
-            max_length=pipeline.max_length,
-            eos_token_id=pipeline.networks[name].config.eos_token_id,
-        )
-        for name, tokenizer in pipeline.tokenizers.items()
-    }

@@ -6,14 +6,15 @@ import functools
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
 from ti_jax.config import InversionDefaults
 from ti_jax.diffusion.schedule import NoiseSchedule
 from ti_jax.errors import UserError
@@ -96,6 +97,35 @@ class Pipeline:
             if side <= 0 or side % self.factor:
                 raise UserError(f"{side} pixels are not a multiple of {self.factor}, as this model needs")
         return sides[0] // self.factor, sides[1] // self.factor, self.networks["vae"].config.latent_channels
+
+    def tokenize(
+        self,
+        prompts: Sequence[str],
+        placeholders: Mapping[str, int],
+        *,
+        overflow: Literal["error", "warn"] = "warn",
+    ) -> dict[str, TokenizedPrompts]:
+        """Prompts as each text encoder takes them; see `concepts.prompts.tokenize`.
+
+        Args:
+            prompts: any text.
+            placeholders: number of vectors by word.
+            overflow: what to do with a prompt that is too long.
+
+        Returns:
+            by encoder.
+        """
+        return {
+            name: tokenize(
+                prompts,
+                tokenizer,
+                placeholders,
+                max_length=self.max_length,
+                overflow=overflow,
+                eos_token_id=self.networks[name].config.eos_token_id,
+            )
+            for name, tokenizer in self.tokenizers.items()
+        }
 
     def fingerprint(self) -> str:
         """What the model is, for telling whether a run goes on with the same one: a hash of its configs,

@@ -46,7 +46,7 @@ def drawn():
 
 
 def test_key_is_that_of_the_design():
-    number = int.from_bytes(hashlib.sha256("fox".encode()).digest()[:4], "big")
+    number = int.from_bytes(hashlib.sha256(b"fox").digest()[:4], "big")
     expected = jax.random.fold_in(jax.random.key(3, impl="threefry2x32"), number)
     np.testing.assert_array_equal(jax.random.key_data(concept_key(3, "fox")), jax.random.key_data(expected))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ti_jax
-from ti_jax.config import ConceptSpec, InversionConfig, with_model_defaults
+from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, with_model_defaults
 from ti_jax.data.captions import prompts_for
 from ti_jax.inversion.draws import draw_examples
 from ti_jax.inversion.engine import Engine
@@ -119,9 +119,7 @@ def test_twenty_steps(twin):
     rng = np.random.default_rng(3)
     pictures = [rng.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(3)]
     config = with_model_defaults(
-        InversionConfig(steps=STEPS, batch_size=2, num_vectors=2, evaluate_every=STEPS),
-        steps=1,
-        learning_rate=5e-3,
+        InversionConfig(steps=STEPS, batch_size=2, num_vectors=2, evaluate_every=STEPS), InversionDefaults()
     )
     prepared = prepare(pipeline, ConceptSpec("fox", PLACEHOLDER, "random", pictures), config)
     engine = Engine(pipeline, config, [prepared])
@@ -130,13 +128,13 @@ def test_twenty_steps(twin):
     reference = TorchConcept(pipe, prepared.vectors["text_encoder"])
     optimizer = torch.optim.AdamW([reference.table], lr=5e-3, weight_decay=0.0)
     texts = prompts_for(prepared.pictures, PLACEHOLDER, "object", None).texts
-    table = prepared.inputs.prompts["text_encoder"].ids
+    table = np.asarray(prepared.inputs.prompts["text_encoder"].ids)
     one = jax.tree.map(lambda x: x[0], engine.inputs)
     draw = jax.jit(draw_examples, static_argnums=3)
     losses = []
     for step in range(STEPS):
         examples = draw(one, jnp.int32(step), jnp.arange(2), pipeline.schedule.num_timesteps)
-        rows = [np.flatnonzero((table == ids).all(axis=1))[0] for ids in examples.prompts["text_encoder"].ids]
+        rows = [np.flatnonzero((table == np.asarray(ids)).all(axis=1))[0] for ids in examples.prompts["text_encoder"].ids]
         prompts = [texts[row] for row in rows]
         loss = reference.losses(prompts, examples.latents, examples.noise, examples.timesteps).mean()
         gradient = reference.gradient(loss)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float32, Int
 
 from ti_jax.concepts.concept import Concept
-from ti_jax.concepts.prompts import tokenize
 from ti_jax.inversion.draws import Examples
 from ti_jax.inversion.objective import example_losses
 from ti_jax.pipeline import Pipeline
@@ -22,9 +22,9 @@ def denoising_loss(
     concept: Concept,
     prompts: Sequence[str],
     *,
-    latents: Float32[Array, "b h w c"],
-    noise: Float32[Array, "b h w c"],
-    timesteps: Int[Array, " b"],
+    latents: Float32[Array | np.ndarray, "b h w c"],
+    noise: Float32[Array | np.ndarray, "b h w c"],
+    timesteps: Int[Array | np.ndarray, " b"],
 ) -> Float32[Array, " b"]:
     """Mean squared error of the model's prediction, per example; differentiable by `concept`.
 
@@ -45,15 +45,6 @@ def denoising_loss(
     Raises:
         UserError: if a prompt is too long for the text encoder.
     """
-    tokens = {
-        name: tokenize(
-            list(prompts),
-            tokenizer,
-            {concept.placeholder: concept.num_vectors},
-            max_length=pipeline.max_length,
-            overflow="error",
-        )
-        for name, tokenizer in pipeline.tokenizers.items()
-    }
-    examples = Examples(latents, noise, jnp.asarray(timesteps, jnp.int32), tokens)
+    tokens = pipeline.tokenize(prompts, {concept.placeholder: concept.num_vectors}, overflow="error")
+    examples = Examples(jnp.asarray(latents), jnp.asarray(noise), jnp.asarray(timesteps, jnp.int32), tokens)
     return _jitted_losses(pipeline.networks, pipeline.schedule, concept.vectors, examples)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float32
 
 from ti_jax.concepts.initialization import check_placeholder, initial_vectors
-from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
+from ti_jax.concepts.prompts import TokenizedPrompts
 from ti_jax.config import ConceptSpec, InversionConfig, as_dict
 from ti_jax.data.captions import prompts_for
 from ti_jax.data.latents import encode_pictures
@@ -52,9 +52,11 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         UserError: if pictures, prompts, placeholder or initialiser are no good; nothing has been written by then.
     """
     key = concept_key(config.seed, spec.name)
+    resolution = config.data.resolution or pipeline.resolution
+    pipeline.latent_shape(resolution, resolution)  # refuses what the model cannot take
     pictures = load_pictures(
         spec.pictures,
-        resolution=config.data.resolution or pipeline.resolution,
+        resolution=resolution,
         crop=config.data.crop,
         skip_bad=config.data.skip_bad,
     )
@@ -66,16 +68,7 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         config.data.templates,
         pipeline.inversion_defaults.templates,
     )
-    tokens = {
-        name: tokenize(
-            prompts.texts,
-            tokenizer,
-            {spec.placeholder: len(vectors[name])},
-            max_length=pipeline.max_length,
-            overflow="error",
-        )
-        for name, tokenizer in pipeline.tokenizers.items()
-    }
+    tokens = pipeline.tokenize(prompts.texts, {spec.placeholder: len(next(iter(vectors.values())))}, overflow="error")
     mean, std = encode_pictures(pipeline.networks["vae"], jnp.stack([picture.pixels for picture in pictures]))
     flips = 2 if config.data.flip else 1
     assert config.steps is not None  # filled in by with_model_defaults
