@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import errno
-import importlib.util
 import json
 import logging
 import shlex
@@ -16,12 +14,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 
 from ti_jax.config import InversionConfig
+from ti_jax.config_file import as_options, read_config
 from ti_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +43,9 @@ class Common:
     """float32, bfloat16 or float16. Unset: what suits the device."""
     output: str | None = None
     """Folder for results."""
+    config: str | None = None
+    """A Python file whose `get_config()` gives settings, which other options override: an `InversionConfig` for invert,
+    a dictionary of options for generate."""
     json: bool = False
     """Print the result as JSON on stdout."""
     debug: bool = False
@@ -79,6 +80,10 @@ class Invert:
         if not self.pictures:
             raise UserError("name the pictures: a folder, files, or bundled:fox")
         name = self.name or concept_name(self.token)
+        if name != concept_name(name):
+            raise UserError(
+                f"the name {name!r} is one of files: give letters, digits, - and _, such as {concept_name(name)}"
+            )
         output = self.common.output or f"runs/{name}"
         pipeline = _load(self.common)
         with _Stop() as stop, show_progress() as on_progress:
@@ -162,6 +167,8 @@ class Generate:
 
     def run(self) -> None:
         """Draws, and writes PNGs that say how they were made."""
+        from etils import epath
+
         import ti_jax
         from ti_jax.output import write_pictures
 
@@ -169,6 +176,9 @@ class Generate:
             raise UserError('name at least one prompt, such as "a photo of <fox>"')
         if self.token is not None and len(self.concept) != 1:
             raise UserError("--token renames one concept: give exactly one --concept with it")
+        output = epath.Path(self.common.output or "images")
+        if output.exists() and not output.is_dir():
+            raise UserError(f"{output} is a file: --output is a folder")
         pipeline = _load(self.common)
         concepts = [_load_concept(path, self.token) for path in self.concept]
         images = ti_jax.generate(
@@ -190,7 +200,7 @@ class Generate:
         settings.pop("common")
         settings["model"] = self.common.model
         prompts = [prompt for prompt in self.prompts for _ in range(self.num_images)]
-        files = write_pictures(self.common.output or "images", images, prompts, settings)
+        files = write_pictures(output, images, prompts, settings)
         print(json.dumps({"files": files}) if self.common.json else "\n".join(files))
 
 
@@ -200,9 +210,11 @@ VERBS: dict[str, type[Invert] | type[Generate]] = {"invert": Invert, "generate":
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `ti-jax`; exits with 0, 1 (failed) or 2 (wrong usage)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        _fail(f"name a verb\n\n{_overview()}", 2)
+    if arguments[0] in ("-h", "--help"):
         print(_overview())
-        sys.exit(0 if arguments else 2)
+        sys.exit(0)
     verb = arguments.pop(0)
     if verb == "--version":
         import ti_jax
@@ -219,15 +231,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _parse(verb, arguments).run()
     except _Stopped as stopped:
         _fail(str(stopped), stopped.status)
-    except UserError as error:
+    except KeyboardInterrupt:
+        _fail("interrupted", 128 + signal.SIGINT)
+    except Exception as error:
         if debug:
             raise
-        _fail(str(error), 1)
-    except OSError as error:
-        if debug:
-            raise
-        hint = ": free some space, then go on with --resume" if error.errno == errno.ENOSPC else ""
-        _fail(f"{error}{hint}", 1)
+        _fail(" ".join(_describe(error, verb).split()), 1)
+
+
+def _describe(error: Exception, verb: str) -> str:
+    """What went wrong, in a line."""
+    if "No space left on device" in str(error):  # orbax wraps it in errors of other types
+        return f"the disk is full: free some space{', then go on with --resume' if verb == 'invert' else ''} ({error})"
+    if isinstance(error, UserError | OSError):
+        return str(error)
+    return f"failed with {type(error).__name__}: {error} (--debug shows where)"
 
 
 def _overview() -> str:
@@ -243,7 +261,7 @@ def _overview() -> str:
     )
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"ti-jax: {message}", file=sys.stderr)
     sys.exit(status)
 
@@ -251,14 +269,20 @@ def _fail(message: str, status: int) -> None:
 def _parse(verb: str, arguments: list[str]) -> Invert | Generate:
     """The verb with its options; `--config FILE.py` gives the defaults that other options override."""
     config_file = _take_option(arguments, "--config")
-    kind = VERBS[verb]
+    prog = f"ti-jax {verb}"
     if config_file is None:
-        return tyro.cli(kind, prog=f"ti-jax {verb}", args=arguments)
-    if kind is not Invert:
-        raise UserError(f"--config goes with invert, not with {verb}")
-    missing: Any = tyro.MISSING
-    default = Invert(missing, missing, missing, settings=_read_config(config_file))
-    return tyro.cli(Invert, prog=f"ti-jax {verb}", args=arguments, default=default)
+        return tyro.cli(VERBS[verb], prog=prog, args=arguments)
+    if verb == "generate":
+        return tyro.cli(Generate, prog=prog, args=[*as_options(read_config(config_file, dict)), *arguments])
+    config = read_config(config_file, InversionConfig)
+    kind = dataclasses.make_dataclass(
+        "Invert",
+        [("settings", Annotated[InversionConfig, tyro.conf.arg(name="")], field(default=config))],
+        bases=(Invert,),
+        namespace={"__doc__": Invert.__doc__},
+        frozen=True,
+    )
+    return tyro.cli(kind, prog=prog, args=arguments)
 
 
 def _take_option(arguments: list[str], name: str) -> str | None:
@@ -276,23 +300,6 @@ def _take_option(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def _read_config(file: str) -> InversionConfig:
-    """What `get_config()` of a Python file returns."""
-    if not Path(file).is_file():
-        raise UserError(f"there is no configuration file {file}")
-    spec = importlib.util.spec_from_file_location("ti_jax_user_config", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is not a Python file: its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{file} defines no get_config() that returns an InversionConfig")
-    config = module.get_config()
-    if not isinstance(config, InversionConfig):
-        raise UserError(f"get_config() of {file} returns {type(config).__name__}, not an InversionConfig")
-    return config
-
-
 def _load(common: Common) -> Any:
     import ti_jax
 
@@ -300,9 +307,13 @@ def _load(common: Common) -> Any:
 
 
 def _load_concept(path: str, token: str | None) -> Concept:
+    from etils import epath
+
     import ti_jax
 
-    file = Path(path) / "learned_embeds.safetensors" if Path(path).is_dir() else Path(path)
+    file = epath.Path(path)
+    if file.is_dir():
+        file = file / "learned_embeds.safetensors"
     return ti_jax.Concept.load(file, token=token)
 
 
