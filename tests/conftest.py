@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Most of the tests' time is compilation: half of it is LLVM's optimisation, which changes no more than rounding.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Two threads that wait for each other make PyTorch twenty times slower where other work shares the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest
