@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -425,6 +426,18 @@ def test_a_full_disk(run, invert, finished, monkeypatch):
     monkeypatch.setattr("ti_jax.output.write_bytes", full)
     _assert_fails(invert(), "the disk is full", "--resume")
     _assert_fails(run("generate", "a <fox>", "--concept", finished, *QUICK, "--num-images", 4), "the disk is full")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_tracebacks_that_orbax_logs_are_for_debugging(run, capsys, monkeypatch, debug):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(cli.Generate, "run", lambda self: None)
+    run("generate", "a", *(["--debug"] if debug else []))
+    logging.getLogger("absl").error("a thread has failed")
+    logging.getLogger("ti_jax").info("all is well")
+    error = capsys.readouterr().err
+    assert ("a thread has failed" in error) == debug
+    assert "INFO: all is well" in error
 
 
 def test_a_bug_is_a_line_too_unless_asked_for(run, monkeypatch):

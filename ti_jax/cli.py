@@ -225,8 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         _fail(f"there is no verb {verb!r}{f': did you mean {near[0]}?' if near else ''}\n\n{_overview()}", 2)
     debug = "--debug" in arguments
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("ti_jax").setLevel(logging.DEBUG if debug else logging.INFO)
+    _log(debug)
     try:
         _parse(verb, arguments).run()
     except _Stopped as stopped:
@@ -237,6 +236,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _fail(" ".join(_describe(error, verb).split()), 1)
+
+
+def _log(debug: bool) -> None:
+    """Messages on stderr."""
+    handler = logging.StreamHandler()
+    if not debug:
+        # orbax logs a traceback a thread where a save fails, which is said in a line when it is raised.
+        handler.addFilter(lambda record: record.name != "absl")
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[handler])
+    logging.getLogger("ti_jax").setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 def _describe(error: Exception, verb: str) -> str:
