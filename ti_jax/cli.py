@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -34,13 +35,15 @@ class Common:
     """What every verb takes."""
 
     model: str = "tiny"
-    """`tiny` (bundled), a hub id, a diffusers folder or a single file."""
+    """`tiny` (bundled), an id on the hub or a folder in diffusers format."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     variant: str | None = None
     """Of the weight files, such as `fp16`."""
     dtype: str | None = None
     """float32, bfloat16 or float16. Unset: what suits the device."""
+    deterministic: bool = False
+    """Same bits in every run on a GPU too, for some speed; elsewhere they are the same always."""
     output: str | None = None
     """Folder for results."""
     config: str | None = None
@@ -313,6 +316,8 @@ def _take_option(arguments: list[str], name: str) -> str | None:
 def _load(common: Common) -> Any:
     import ti_jax
 
+    if common.deterministic:  # read when the first device is asked for, which loading does
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     return ti_jax.load(common.model, dtype=common.dtype, variant=common.variant, revision=common.revision)
 
 
