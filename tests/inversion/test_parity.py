@@ -134,8 +134,8 @@ def test_twenty_steps(twin):
     losses = []
     for step in range(STEPS):
         examples = draw(one, jnp.int32(step), jnp.arange(2), pipeline.schedule.num_timesteps)
-        rows = [np.flatnonzero((table == np.asarray(ids)).all(axis=1))[0] for ids in examples.prompts["text_encoder"].ids]
-        prompts = [texts[row] for row in rows]
+        ids = np.asarray(examples.prompts["text_encoder"].ids)
+        prompts = [texts[np.flatnonzero((table == row).all(axis=1))[0]] for row in ids]
         loss = reference.losses(prompts, examples.latents, examples.noise, examples.timesteps).mean()
         gradient = reference.gradient(loss)
         reference.table.grad = torch.zeros_like(reference.table)
