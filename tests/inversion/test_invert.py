@@ -1,6 +1,7 @@
 """A run from pictures to files: what it leaves, how it goes on, and what it refuses."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
