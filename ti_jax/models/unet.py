@@ -36,6 +36,7 @@ _NEUTRAL: dict[str, Any] = {
     "mid_block_only_cross_attention": (None, False),
     "mid_block_scale_factor": (1, 1.0),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "num_attention_heads": (None,),  # diffusers refuses it too; see `attention_head_dim`
     "num_class_embeds": (None,),
     "only_cross_attention": (False,),
     "resnet_out_scale_factor": (1, 1.0),
@@ -49,6 +50,14 @@ _NEUTRAL: dict[str, Any] = {
     "timestep_post_act": (None,),
     "upcast_attention": ANY,  # scores and softmax are in float32 always
 }
+_BY_LEVEL = (
+    "up_block_types",
+    "block_out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+)
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,7 @@ class UNetConfig:
     cross_attention_dim: int | tuple[int, ...] = 1280
     transformer_layers_per_block: int | tuple[int, ...] = 1
     attention_head_dim: int | tuple[int, ...] = 8
-    """The number of heads, in spite of its name (diffusers issue 2011), unless `num_attention_heads` is given."""
-    num_attention_heads: int | tuple[int, ...] | None = None
+    """The number of heads, in spite of its name (diffusers issue 2011)."""
     use_linear_projection: bool = False
     addition_embed_type: str | None = None
     addition_time_embed_dim: int | None = None
@@ -90,9 +98,17 @@ class UNetConfig:
                 raise UserError(f"UNet: {name} has {sorted(unknown)}; known are {sorted(known)}")
         if self.addition_embed_type not in (None, "text_time"):
             raise UserError(f"UNet: addition_embed_type = {self.addition_embed_type!r} is not supported")
-        levels = len(self.down_block_types)
-        if not levels == len(self.up_block_types) == len(self.block_out_channels):
-            raise UserError("UNet: down_block_types, up_block_types and block_out_channels differ in length")
+        if self.addition_embed_type and None in (
+            self.addition_time_embed_dim,
+            self.projection_class_embeddings_input_dim,
+        ):
+            raise UserError(
+                "UNet: addition_embed_type wants addition_time_embed_dim and projection_class_embeddings_input_dim"
+            )
+        for name in _BY_LEVEL:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != len(self.down_block_types):
+                raise UserError(f"UNet: {name} = {list(value)} and down_block_types differ in length")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UNetConfig:
@@ -101,7 +117,6 @@ class UNetConfig:
 
     def levels(self) -> list[Level]:
         """The levels on the way down, largest first; on the way up they are the same with one residual block more."""
-        heads = self.attention_head_dim if self.num_attention_heads is None else self.num_attention_heads
         return [
             Level(
                 channels=self.block_out_channels[i],
@@ -110,7 +125,7 @@ class UNetConfig:
                 groups=self.norm_num_groups,
                 epsilon=self.norm_eps,
                 attention=_DOWN[self.down_block_types[i]],
-                heads=_at(heads, i),
+                heads=_at(self.attention_head_dim, i),
                 context=_at(self.cross_attention_dim, i),
                 transformer_layers=_at(self.transformer_layers_per_block, i),
                 linear_projection=self.use_linear_projection,

@@ -51,6 +51,9 @@ class AutoencoderKLConfig:
             unknown = set(getattr(self, name)) - {kind}
             if unknown:
                 raise UserError(f"autoencoder: {name} has {sorted(unknown)}; only {kind} is supported")
+        levels = len(self.block_out_channels)
+        if not levels == len(self.down_block_types) == len(self.up_block_types):
+            raise UserError("autoencoder: block_out_channels, down_block_types and up_block_types differ in length")
 
     @property
     def factor(self) -> int:
