@@ -78,3 +78,23 @@ def test_no_matrix_of_all_scores_in_blocks():
     shapes = str(jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(*arrays))
     assert "200,200" not in shapes
     assert "32,200" in shapes
+
+
+@pytest.mark.parametrize(
+    ("tokens", "platform", "heads_apart", "largest"),
+    [
+        (64, "cpu", False, "1x2x64x64"),
+        (300, "cpu", True, "32x300"),
+        (300, "tpu", False, "1x2x300x300"),
+        (300, "cuda", False, "1x2x300x300"),
+        (1100, "cpu", True, "32x1100"),
+        (1100, "tpu", False, "2x32x1100"),
+    ],
+)
+def test_choice(tokens, platform, heads_apart, largest):
+    """By shape and by the platform that is compiled for, not the one that compiles."""
+    arrays = [jax.ShapeDtypeStruct((1, tokens, 2, 8), jnp.float32)] * 3
+    text = jax.jit(attention).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+    assert f"tensor<{largest}xf32>" in text
+    assert (f"tensor<1x2x{tokens}x{tokens}xf32>" in text) == (largest == f"1x2x{tokens}x{tokens}")
+    assert (text.count("stablehlo.while") == 2) == heads_apart

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -11,8 +13,9 @@ from jaxtyping import Array, Bool, Float
 
 Implementation = Literal["plain", "blocked"]
 
-BLOCK = 256  # queries; a block's scores stay in cache
-_LARGEST_PLAIN = 1024 * 1024  # scores of one head above which the softmax matrix is not kept
+BLOCK = 256  # queries; on a CPU the scores of a block stay in cache
+_SMALLEST_BLOCKED = BLOCK * BLOCK  # scores of one head from which blocks are quicker on a CPU
+_LARGEST_PLAIN = 1024 * 1024  # scores of one head above which the matrix of them is too large to keep anywhere
 
 
 def attention(
@@ -30,21 +33,23 @@ def attention(
         key: of the same type.
         value: of the same type.
         mask: True where a query may look; all of it if None. Only the plain way takes one.
-        implementation: plain keeps the whole matrix of scores; blocked never has more than `BLOCK` queries' scores
-            of one head and computes them again in the backward pass. None: by shape.
+        implementation: plain keeps the whole matrix of scores; blocked never has more than `BLOCK` queries' scores at
+            a time, on a CPU those of one head, and computes them again in the backward pass. None: by shape and by
+            the platform that is compiled for.
 
     Returns:
         the attended values, in the type of the query.
     """
-    if implementation is None:
-        large = query.shape[1] * key.shape[1] > _LARGEST_PLAIN
-        implementation = "blocked" if large and mask is None else "plain"
-    if implementation == "plain":
+    scores = query.shape[1] * key.shape[1]
+    if implementation == "plain" or mask is not None or (implementation is None and scores < _SMALLEST_BLOCKED):
         return _plain(query, key, value, mask)
-    return _blocked(query, key, value)
+    plain_elsewhere = implementation is None and scores <= _LARGEST_PLAIN
+    one_after_the_other = functools.partial(_blocked, over_heads=jax.lax.map)
+    elsewhere = _plain if plain_elsewhere else functools.partial(_blocked, over_heads=_at_once)
+    return jax.lax.platform_dependent(query, key, value, cpu=one_after_the_other, default=elsewhere)
 
 
-def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _plain(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
     scale = 1.0 / math.sqrt(query.shape[-1])
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
     if mask is not None:
@@ -53,23 +58,27 @@ def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
-def _blocked(query: Array, key: Array, value: Array) -> Array:
+def _blocked(query: Array, key: Array, value: Array, *, over_heads: Callable[..., Array]) -> Array:
+    """One block of queries after the other, for the heads of all examples as `over_heads` takes them."""
     b, q, heads, d = query.shape
     blocks = -(-q // BLOCK)
     padded = jnp.pad(query, ((0, 0), (0, blocks * BLOCK - q), (0, 0), (0, 0)))
-    # One head of one example at a time, then one block of queries.
-    queries = padded.transpose(0, 2, 1, 3).reshape(b * heads, blocks, BLOCK, d)
-    keys, values = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d) for x in (key, value))
-
-    def one_head(arguments: tuple[Array, Array, Array]) -> Array:
-        head_queries, head_keys, head_values = arguments
-
-        @jax.checkpoint
-        def one_block(block: Array) -> Array:
-            scores = jnp.einsum("qd,kd->qk", block, head_keys, preferred_element_type=jnp.float32) / math.sqrt(d)
-            return jax.nn.softmax(scores, axis=-1).astype(head_values.dtype) @ head_values
-
-        return jax.lax.map(one_block, head_queries)
-
-    attended = jax.lax.map(one_head, (queries, keys, values))
+    queries, keys, values = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d) for x in (padded, key, value))
+    attended = over_heads(_one_head, (queries.reshape(b * heads, blocks, BLOCK, d), keys, values))
     return attended.reshape(b, heads, blocks * BLOCK, d)[:, :, :q].transpose(0, 2, 1, 3)
+
+
+def _one_head(arrays: tuple[Array, Array, Array]) -> Array:
+    """Blocks of queries [blocks, BLOCK, d] to keys and values [k, d]."""
+    queries, keys, values = arrays
+
+    @jax.checkpoint
+    def one_block(block: Array) -> Array:
+        scores = jnp.einsum("qd,kd->qk", block, keys, preferred_element_type=jnp.float32) / math.sqrt(block.shape[-1])
+        return jax.nn.softmax(scores, axis=-1).astype(values.dtype) @ values
+
+    return jax.lax.map(one_block, queries)
+
+
+def _at_once(function: Callable[..., Array], arrays: tuple[Array, ...]) -> Array:
+    return jax.vmap(function)(arrays)

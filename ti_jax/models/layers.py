@@ -36,6 +36,24 @@ def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs, param_dtype: DType
     return nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs, dtype=jnp.float32, param_dtype=param_dtype)
 
 
+class Conv(nnx.Conv):
+    """A square convolution with a bias."""
+
+    def __call__(self, inputs: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        if self.kernel_size == (3, 3) and self.strides == 1 and inputs[..., 0].size < inputs.shape[-1]:
+            # XLA's convolution on the CPU first rearranges the kernel, which here is larger than the picture's patches.
+            return jax.lax.platform_dependent(inputs, cpu=self._patches_times_kernel, default=super().__call__)
+        return super().__call__(inputs)
+
+    def _patches_times_kernel(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """Stride 1 and a pixel of padding, as one matrix product."""
+        x, kernel, bias = (y.astype(self.dtype) for y in (x, self.kernel[...], self.bias[...]))
+        _, h, w, _ = x.shape
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        patches = jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
+        return patches @ kernel.reshape(-1, kernel.shape[-1]) + bias[None, None, None]
+
+
 def conv(
     inputs: int,
     outputs: int,
@@ -46,11 +64,11 @@ def conv(
     rngs: nnx.Rngs,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
-) -> nnx.Conv:
+) -> Conv:
     """A square convolution, padded to keep the size unless told otherwise."""
     around = kernel // 2 if padding is None else padding
     pad = ((around, around), (around, around)) if isinstance(around, int) else around
-    return nnx.Conv(
+    return Conv(
         inputs,
         outputs,
         (kernel, kernel),
