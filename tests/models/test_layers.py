@@ -13,20 +13,29 @@ from torch_pair import check, draws, nchw, nhwc, pair, run
 from ti_jax.models.layers import Conv, Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv
 from ti_jax.weights.rules import UNET
 
-
-def test_group_norm():
-    reference, ours = pair(torch.nn.GroupNorm(4, 12, eps=1e-3), lambda **t: GroupNorm(12, 4, 1e-3, **t), UNET)
-    x = draws(2, 5, 3, 12) * 3 + 7
-    check(run(ours, x), nhwc(reference(nchw(x))), 1e-5)
+TYPES = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 
 
-def test_group_norm_is_computed_in_float32():
-    """In float16 the squares of these would overflow."""
-    _, norm = pair(torch.nn.GroupNorm(2, 8), lambda **t: GroupNorm(8, 2, 1e-5, **t), UNET)
-    x = jnp.asarray(draws(1, 16, 16, 8) * 300 + 600, jnp.float16)
-    result = run(norm, x)
-    assert result.dtype == jnp.float16
-    check(result, run(norm, x.astype(jnp.float32)), 1e-3)
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+@pytest.mark.parametrize("shape", [(2, 5, 4, 12), (2, 7, 12)])
+def test_group_norm(shape, mean):
+    """In float32 whatever goes in, also where the mean is large beside the deviation."""
+    reference, ours = pair(
+        torch.nn.GroupNorm(3, 12, eps=1e-3),
+        lambda **t: GroupNorm(12, 3, 1e-3, **t),
+        UNET,
+        param_dtype=jnp.float32,
+    )
+    x = jnp.asarray(draws(*shape) + np.float32(mean))
+
+    def expected(x):
+        # In float64: PyTorch's float32 kernel for channels-last loses four digits to a large mean.
+        return reference.double()(torch.tensor(np.asarray(x, np.float64)).movedim(-1, 1)).movedim(1, -1)
+
+    check(run(ours, x), expected(x), 1e-5)
+    half = x.astype(jnp.bfloat16)
+    assert run(ours, half).dtype == jnp.bfloat16
+    check(run(ours, half), expected(half), float(jnp.finfo(jnp.bfloat16).eps) / 2)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +115,7 @@ def test_residual_block_in_half_precision(channels, dtype):
 @pytest.mark.parametrize("padding", [0, 1], ids=["autoencoder", "unet"])
 def test_half_the_size(padding, size):
     theirs = TorchDownsample(6, use_conv=True, padding=padding, name="op")
-    reference, ours = pair(theirs, lambda **t: Downsample2D(6, padding, **t), UNET)
+    reference, ours = pair(theirs, lambda **t: Downsample2D(6, padding, **t), UNET, **TYPES)
     x = draws(2, *size, 6)
     check(run(ours, x), nhwc(reference(nchw(x))), 1e-5)
 

@@ -47,6 +47,7 @@ class Conv(nnx.Conv):
 
     def _patches_times_kernel(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         """Stride 1 and a pixel of padding, as one matrix product."""
+        assert self.bias is not None
         x, kernel, bias = (y.astype(self.dtype) for y in (x, self.kernel[...], self.bias[...]))
         _, h, w, _ = x.shape
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
