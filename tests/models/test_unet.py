@@ -12,6 +12,7 @@ from diffusers.models.unets import unet_2d_blocks as blocks
 from torch_pair import check, draws, nchw, nhwc, pair, run
 
 from ti_jax.errors import UserError
+from ti_jax.models import attention
 from ti_jax.models.transformer import Transformer2DModel
 from ti_jax.models.unet import UNet2DConditionModel, UNetConfig, sinusoids
 from ti_jax.models.unet_blocks import DownBlock, Level, MidBlock, UpBlock
@@ -195,8 +196,13 @@ def test_mid_block(linear):
     check(run(ours, x, temb, context), nhwc(expected), 1e-5)
 
 
-@pytest.mark.parametrize("linear", [True, False])
-def test_transformer(linear):
+@pytest.mark.parametrize(
+    ("linear", "largest_plain"), [(True, 10**9), (False, 0)], ids=["linear", "convolution, blocked"]
+)
+def test_transformer_and_gradient(linear, largest_plain, monkeypatch):
+    """With whole matrices of scores and in blocks of which the last is not full."""
+    monkeypatch.setattr(attention, "_SMALLEST_BLOCKED", largest_plain)
+    monkeypatch.setattr(attention, "BLOCK", 8)
     reference = TorchTransformer(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -212,9 +218,18 @@ def test_transformer(linear):
         UNET,
         **TYPES,
     )
-    x, context = draws(2, 4, 3, 16), draws(2, 5, CONTEXT, seed=1)
-    expected = reference(nchw(x), encoder_hidden_states=torch.tensor(context)).sample
-    check(run(ours, x, context), nhwc(expected), 1e-5)
+    x, context, weights = draws(2, 4, 3, 16), draws(2, 5, CONTEXT, seed=1), draws(2, 4, 3, 16, seed=2)
+    theirs = torch.tensor(context, requires_grad=True)
+    expected = reference(nchw(x), encoder_hidden_states=theirs).sample
+    (gradient,) = torch.autograd.grad((expected * nchw(weights)).sum(), theirs)
+
+    def pull_back(module, context):
+        output, backward = jax.vjp(lambda c: module(jnp.asarray(x), c), context)
+        return output, *backward(jnp.asarray(weights))
+
+    output, ours_gradient = jax.jit(pull_back)(ours, context)
+    check(output, nhwc(expected), 1e-5)
+    check(ours_gradient, gradient, 1e-5)
 
 
 @pytest.mark.parametrize("flip", [True, False])
