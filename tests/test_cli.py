@@ -19,6 +19,7 @@ from PIL import Image
 import ti_jax
 import ti_jax.files
 from ti_jax import cli, terminal
+from ti_jax.cli.common import Common
 from ti_jax.weights.hub import resolve
 
 CONFIG = """
@@ -45,10 +46,10 @@ QUICK = ("--steps", 1, "--batch-size", 4)
 @pytest.fixture(autouse=True, scope="module")
 def one_load():
     """A model is loaded once for all commands."""
-    load = cli._load
-    cli._load = functools.cache(load)
+    load = Common.load_pipeline
+    Common.load_pipeline = functools.cache(load)
     yield
-    cli._load = load
+    Common.load_pipeline = load
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,60 @@
+"""What every verb takes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from ti_jax.concepts.concept import Concept
+    from ti_jax.pipeline import Pipeline
+
+Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of every verb."""
+
+    model: str = "tiny"
+    """`tiny` (bundled), an id on the hub or a folder in diffusers format."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    variant: str | None = None
+    """Of the weight files, such as `fp16`."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16. Unset: what suits the device."""
+    deterministic: bool = False
+    """Same bits in every run on a GPU too, for some speed; elsewhere they are the same always."""
+    output: str | None = None
+    """Folder for results."""
+    config: str | None = None
+    """A Python file whose `get_config()` gives settings, which other options override: an `InversionConfig` for invert,
+    a dictionary of options for generate."""
+    json: bool = False
+    """Print the result as JSON on stdout."""
+    debug: bool = False
+    """Show tracebacks and debug messages."""
+
+    def load_pipeline(self) -> Pipeline:
+        """The model that the options name."""
+        import ti_jax
+
+        if self.deterministic:  # read when the first device is asked for, which loading does
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+        return ti_jax.load(self.model, dtype=self.dtype, variant=self.variant, revision=self.revision)
+
+
+def load_concept(path: str, token: str | None = None) -> Concept:
+    """The concept of an embedding file, or of a run folder."""
+    from etils import epath
+
+    import ti_jax
+
+    file = epath.Path(path)
+    if file.is_dir():
+        file = file / "learned_embeds.safetensors"
+    return ti_jax.Concept.load(file, token=token)

@@ -1,0 +1,84 @@
+"""`ti-jax generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from ti_jax.cli.common import Common, Repeated, load_concept
+from ti_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Draw pictures of prompts that may hold learned words."""
+
+    prompts: tyro.conf.Positional[tuple[str, ...]]
+    """What to draw."""
+    concept: Repeated = ()
+    """An embedding file or a run folder; repeat for several."""
+    token: str | None = None
+    """Call the concept by this word instead of the file's own (one concept only)."""
+    negative_prompt: str = ""
+    """What not to draw."""
+    steps: int = 50
+    """Sampling steps."""
+    guidance: float = 5.0
+    """Scale of classifier-free guidance; 1 and below switch it off."""
+    sampler: str = "ddim"
+    """ddim, ddpm, dpm++ or euler."""
+    eta: float = 0.0
+    """Noise of DDIM: 0 none, 1 as much as DDPM."""
+    num_images: int = 1
+    """Pictures of each prompt."""
+    seed: int = 0
+    """Picture i depends on the seed and i alone."""
+    height: int | None = None
+    """Pixels. Unset: the model's own."""
+    width: int | None = None
+    """Pixels. Unset: the model's own."""
+    batch_size: int | None = None
+    """Pictures drawn at a time. Unset: all of them."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = field(default_factory=Common)
+
+    def run(self) -> None:
+        """Draws, and writes PNGs that say how they were made."""
+        from etils import epath
+
+        import ti_jax
+        from ti_jax.output import write_pictures
+
+        if not self.prompts:
+            raise UserError('name at least one prompt, such as "a photo of <fox>"')
+        if self.token is not None and len(self.concept) != 1:
+            raise UserError("--token renames one concept: give exactly one --concept with it")
+        output = epath.Path(self.common.output or "images")
+        if output.exists() and not output.is_dir():
+            raise UserError(f"{output} is a file: --output is a folder")
+        pipeline = self.common.load_pipeline()
+        concepts = [load_concept(path, self.token) for path in self.concept]
+        images = ti_jax.generate(
+            pipeline,
+            list(self.prompts),
+            concepts=concepts,
+            seed=self.seed,
+            steps=self.steps,
+            guidance=self.guidance,
+            sampler=self.sampler,
+            negative_prompt=self.negative_prompt,
+            height=self.height,
+            width=self.width,
+            num_images=self.num_images,
+            eta=self.eta,
+            batch_size=self.batch_size,
+        )
+        settings = dataclasses.asdict(self)
+        settings.pop("common")
+        settings["model"] = self.common.model
+        prompts = [prompt for prompt in self.prompts for _ in range(self.num_images)]
+        files = write_pictures(output, images, prompts, settings)
+        print(json.dumps({"files": files}) if self.common.json else "\n".join(files))

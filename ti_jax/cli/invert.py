@@ -1,0 +1,99 @@
+"""`ti-jax invert`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from ti_jax.cli.common import Common
+from ti_jax.cli.stop import Stop
+from ti_jax.config import InversionConfig
+from ti_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from ti_jax.inversion.result import Result
+
+
+@dataclass(frozen=True)
+class Invert:
+    """Learn a new word from 3 to 5 pictures of a thing or a style."""
+
+    pictures: tyro.conf.Positional[tuple[str, ...]]
+    """A folder, files, or `bundled:NAME` (fox, tabby, blob)."""
+    token: str
+    """The new word, such as "<fox>"; not a word that the model knows."""
+    init: str
+    """A word or phrase that comes close, `random`, or an embedding file to go on from."""
+    name: str | None = None
+    """Of the concept: its folder, its file and its random stream. Unset: the letters and digits of the token."""
+    resume: bool = False
+    """Go on with the run in the output folder, to the very same vectors."""
+    overwrite: bool = False
+    """Replace the run in the output folder."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = field(default_factory=Common)
+    settings: Annotated[InversionConfig, tyro.conf.arg(name="")] = field(default_factory=InversionConfig)
+
+    def run(self) -> None:
+        """Learns, writes the run folder, and says how to use what is in it."""
+        import ti_jax
+        from ti_jax.inversion.invert import concept_name
+        from ti_jax.terminal import show_progress
+
+        if not self.pictures:
+            raise UserError("name the pictures: a folder, files, or bundled:fox")
+        name = self.name or concept_name(self.token)
+        if name != concept_name(name):
+            raise UserError(
+                f"the name {name!r} is one of files: give letters, digits, - and _, such as {concept_name(name)}"
+            )
+        output = self.common.output or f"runs/{name}"
+        pipeline = self.common.load_pipeline()
+        with Stop() as stop, show_progress() as on_progress:
+            result = ti_jax.invert(
+                pipeline,
+                self.pictures[0] if len(self.pictures) == 1 else list(self.pictures),
+                placeholder=self.token,
+                initializer=self.init,
+                config=self.settings,
+                name=name,
+                output=output,
+                resume=self.resume,
+                overwrite=self.overwrite,
+                on_progress=on_progress,
+                should_stop=stop,
+            )
+        self._say(result, name, output, pipeline.inversion_defaults.preview_prompts[0])
+
+    def _say(self, result: Result, name: str, output: str, example: str) -> None:
+        file = f"{output}/learned_embeds.safetensors"
+        if self.common.json:
+            summary = {
+                "name": name,
+                "token": self.token,
+                "status": "finished",
+                "steps": result.history.steps,
+                "loss": result.history.loss[-1],
+                "seconds": result.seconds,
+                "warnings": result.warnings,
+                "file": file,
+            }
+            print(json.dumps(summary))
+            return
+        from ti_jax.weights.hub import resolve
+
+        print(f"learned {self.token} in {result.history.steps} steps: {file}")
+        print(f"what it looks like: {output}/contact_sheet.png")
+        model = self.common.model
+        command = ["ti-jax", "generate", example.replace("{}", self.token), "--concept", output, "--model", model]
+        print(f"use it: {shlex.join(command)}")
+        print("in diffusers:")
+        print("  from diffusers import StableDiffusionPipeline")
+        folder = str(resolve(model)) if model == "tiny" else model
+        print(f"  pipe = StableDiffusionPipeline.from_pretrained({folder!r})")
+        print(f"  pipe.load_textual_inversion({file!r})")
+        print(f"in A1111: copy {output}/{name}.safetensors to embeddings/ and write {name} in the prompt")
+        print(f"in ComfyUI: copy it to models/embeddings/ and write embedding:{name} in the prompt")
