@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
-import ti_jax.concepts.formats
 from ti_jax import Concept
 from ti_jax.errors import UserError
 
@@ -91,7 +91,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(concept, tmp_path, m
             stream.write(data[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(ti_jax.concepts.formats.epath.Path(file)), "write_bytes", full)
+    monkeypatch.setattr(type(epath.Path(file)), "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         Concept("<cat>", {"text_encoder": np.ones((1, 8), np.float32)}).save(file)
     assert file.read_bytes() == before
@@ -100,4 +100,4 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(concept, tmp_path, m
 
 def test_other_endings_are_refused(concept, tmp_path):
     with pytest.raises(UserError, match=r"written as \.safetensors"):
-        concept.save(tmp_path / "fox.pt")
+        concept.save(tmp_path / "fox.txt")

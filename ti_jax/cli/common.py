@@ -48,13 +48,13 @@ class Common:
         return ti_jax.load(self.model, dtype=self.dtype, variant=self.variant, revision=self.revision)
 
 
-def load_concept(path: str, token: str | None = None) -> Concept:
-    """The concept of an embedding file, or of a run folder."""
+def load_concepts(path: str, token: str | None = None) -> list[Concept]:
+    """The concepts of an embedding file or of a run folder; with a token, the one under that word."""
     from etils import epath
 
-    import ti_jax
+    from ti_jax.concepts import formats
 
     file = epath.Path(path)
     if file.is_dir():
         file = file / "learned_embeds.safetensors"
-    return ti_jax.Concept.load(file, token=token)
+    return formats.read_all(file) if token is None else [formats.read(file, token=token)]

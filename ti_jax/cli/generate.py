@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from ti_jax.cli.common import Common, Repeated, load_concept
+from ti_jax.cli.common import Common, Repeated, load_concepts
 from ti_jax.errors import UserError
 
 
@@ -60,7 +60,7 @@ class Generate:
         if output.exists() and not output.is_dir():
             raise UserError(f"{output} is a file: --output is a folder")
         pipeline = self.common.load_pipeline()
-        concepts = [load_concept(path, self.token) for path in self.concept]
+        concepts = [concept for path in self.concept for concept in load_concepts(path, self.token)]
         images = ti_jax.generate(
             pipeline,
             list(self.prompts),

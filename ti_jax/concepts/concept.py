@@ -32,32 +32,34 @@ class Concept:
         """Vectors of an encoder; the same for all."""
         return next(iter(self.vectors.values())).shape[0]
 
-    def save(self, path: epath.PathLike) -> None:
+    def save(self, path: epath.PathLike, *, to: str | None = None) -> None:
         """Writes the concept, whole or not at all.
 
         Args:
-            path: ends in `.safetensors`; local or remote.
+            path: ends in `.safetensors`, or in `.pt` or `.bin` with the extra `[torch]`; local or remote.
+            to: the program that is to read it; see `ti_jax.concepts.formats.write`.
 
         Raises:
-            UserError: if it ends in anything else.
+            UserError: if it ends in anything else, or the program does not read such a file.
         """
         from ti_jax.concepts.formats import write
 
-        write(self, path)
+        write(self, path, to=to)
 
     @classmethod
     def load(cls, path: epath.PathLike, *, token: str | None = None) -> Concept:
         """Reads an embedding file, whoever wrote it.
 
         Args:
-            path: `.safetensors`, or `.pt`/`.bin` with the extra `[torch]`; local or remote.
-            token: the word to use instead of the file's own.
+            path: `.safetensors`, `.png`, or `.pt`/`.bin` with the extra `[torch]`; local or remote.
+            token: the word to use instead of the file's own; of a file with several concepts, the word of the one.
 
         Returns:
             the concept.
 
         Raises:
-            UserError: if it is no embedding file that can be read safely.
+            UserError: if it is no embedding file that can be read safely, or holds several concepts and `token` is
+                none of their words.
         """
         from ti_jax.concepts.formats import read
 

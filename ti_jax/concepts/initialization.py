@@ -12,12 +12,11 @@ import numpy as np
 from jaxtyping import Float32, Key
 
 from ti_jax.concepts.concept import Concept
+from ti_jax.concepts.formats.read import SUFFIXES
 from ti_jax.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_FILES = (".safetensors", ".pt", ".bin")
 
 
 def initial_vectors(
@@ -47,7 +46,7 @@ def initial_vectors(
         UserError: if a phrase has more tokens than there are vectors, or none that the tokenizer knows; or if a file
             has vectors of another width or number.
     """
-    if initializer.endswith(_FILES):
+    if initializer.endswith(tuple(SUFFIXES)):
         return _from_file(initializer, num_vectors, table.shape[1], encoder)
     if initializer == "random":
         draws = jax.random.normal(key, (num_vectors or 1, table.shape[1]), jnp.float32)

@@ -1,0 +1,130 @@
+"""A file to concepts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+from jaxtyping import Array
+
+from ti_jax.concepts.concept import Concept
+from ti_jax.concepts.formats import pickled, png, safetensors
+from ti_jax.concepts.formats.content import Content, show, vectors
+from ti_jax.concepts.formats.layouts import Found, find
+from ti_jax.concepts.prompts import fold
+from ti_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {
+    ".safetensors": safetensors,
+    ".pti": safetensors,
+    ".pt": pickled,
+    ".pth": pickled,
+    ".bin": pickled,
+    ".ckpt": pickled,
+    ".png": png,
+}
+_LONGEST_WORD = 200  # letters
+
+
+def read(path: epath.PathLike, *, token: str | None = None) -> Concept:
+    """Reads an embedding file that holds one concept, or one of a file of several.
+
+    Args:
+        path: local or remote.
+        token: the word to use; the file's own if None, or else its name. Of several concepts, the word of the one.
+
+    Returns:
+        the concept, vectors in float32.
+
+    Raises:
+        UserError: if there is no such file, it cannot be read safely, its layout is not known, or it holds several
+            concepts and `token` is none of their words.
+    """
+    concepts = read_all(path)
+    if len(concepts) == 1:
+        (concept,) = concepts
+        return concept if token is None else Concept(token, concept.vectors, concept.metadata)
+    for concept in concepts:
+        if token is not None and fold(concept.placeholder) == fold(token):
+            return concept
+    words = ", ".join(show(concept.placeholder) for concept in concepts[:20])
+    raise UserError(f"{path} holds several concepts ({words}): choose one by --token")
+
+
+def read_all(path: epath.PathLike) -> list[Concept]:
+    """Reads every concept of an embedding file.
+
+    Args:
+        path: local or remote. Of the two files that diffusers' SDXL script writes, `learned_embeds.safetensors` and
+            `learned_embeds_2.safetensors`, either stands for both.
+
+    Returns:
+        the concepts in the file's order, vectors in float32.
+
+    Raises:
+        UserError: if there is no such file, it cannot be read safely, or its layout is not known.
+    """
+    file = epath.Path(path)
+    concepts = _read(file)
+    pair = _pair(file)
+    if pair is None:
+        return concepts
+    (first,), (second,) = map(_read, pair)
+    if first.placeholder != second.placeholder or first.num_vectors != second.num_vectors:
+        return concepts
+    logger.info("%s and %s are read as one concept of two encoders", *pair)
+    both = {"text_encoder": first.vectors["text_encoder"], "text_encoder_2": second.vectors["text_encoder"]}
+    return [Concept(first.placeholder, both, first.metadata)]
+
+
+def _pair(file: epath.Path) -> tuple[epath.Path, epath.Path] | None:
+    """The two files of diffusers' SDXL script, if this is one of them and both are there."""
+    first = file.parent / file.name.replace("learned_embeds_2", "learned_embeds", 1)
+    second = file.parent / first.name.replace("learned_embeds", "learned_embeds_2", 1)
+    return (first, second) if first != second and first.exists() and second.exists() else None
+
+
+def _read(file: epath.Path) -> list[Concept]:
+    """The concepts of one file."""
+    if not file.exists():
+        raise UserError(f"there is no embedding file {file}")
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: name the file in it, such as {file / 'learned_embeds.safetensors'}")
+    try:
+        content = _open(file)
+        found = find(content)
+        own_word = content.metadata.get("placeholder") if len(found) == 1 else None
+        return [_concept(own_word, one, content.metadata, file.stem) for one in found]
+    except UserError as error:
+        raise UserError(f"{file} {error}") from error
+
+
+def _open(file: epath.Path) -> Content:
+    """The entries of a file of any container, told by its first bytes, or by its name where those say nothing."""
+    with file.open("rb") as stream:
+        start = stream.read(16)
+    if start.startswith(b"\x93NUMPY"):
+        raise UserError("is a pickled array of NumPy, which cannot be read safely: get it as safetensors")
+    for container in (png, pickled, safetensors):
+        if container.looks_like(start):
+            return container.read(file)
+    if file.suffix.lower() not in SUFFIXES:
+        raise UserError(f"is no embedding file: those end in {', '.join(SUFFIXES)}")
+    return SUFFIXES[file.suffix.lower()].read(file)
+
+
+def _concept(own_word: str | None, found: Found, metadata: Mapping[str, str], stem: str) -> Concept:
+    """A word of a layout with its vectors read."""
+    word, arrays = found
+    word = own_word or word or metadata.get("token") or metadata.get("name") or stem
+    if not word.isprintable() or not word.strip() or len(word) > _LONGEST_WORD:
+        raise UserError(f"calls its concept {show(word)!r}: that is no word for a prompt")
+    values: dict[str, Array | np.ndarray] = {encoder: vectors(stored, encoder) for encoder, stored in arrays.items()}
+    counts = {name: len(array) for name, array in values.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"holds as many vectors as differ by encoder ({counts}): it is damaged")
+    return Concept(word, values, dict(metadata))

@@ -1,0 +1,113 @@
+"""Concepts to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from ti_jax.concepts.concept import Concept
+from ti_jax.concepts.formats import pickled, safetensors
+from ti_jax.errors import UserError
+from ti_jax.files import write_bytes
+
+FORMATS = ("diffusers", "a1111", "kohya", "comfyui", "sdxl", "invoke", "official")
+SUFFIXES = (".safetensors", ".pt", ".bin")
+
+_SDXL = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+_CHECKPOINT_KEYS = ("sd_checkpoint", "sd_checkpoint_name")
+
+
+def write(concepts: Concept | Sequence[Concept], path: epath.PathLike, *, to: str | None = None) -> None:
+    """Writes concepts as a program reads them, float32, whole or not at all.
+
+    Args:
+        concepts: one, or several for the official format. Of two encoders (SDXL) it is one file for every program.
+        path: ends in `.safetensors`, `.pt` or `.bin`, the latter two through the extra `[torch]`.
+        to: the program, one of `FORMATS`. If None it is A1111 for `.pt` and diffusers for others, whose files A1111 and
+            ComfyUI read as well.
+
+    Raises:
+        UserError: if the program does not read such a file, or torch is not installed.
+    """
+    concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
+    suffix = epath.Path(path).suffix
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: concepts are written as .safetensors, or as .pt or .bin")
+    to = to or ("a1111" if suffix == ".pt" else "diffusers")
+    if to not in FORMATS:
+        raise UserError(f"there is no format {to!r}: choose one of {', '.join(FORMATS)}")
+    try:
+        data = _official(concepts, suffix) if to == "official" else _one(concepts, suffix, to)
+    except ImportError as error:
+        raise UserError(f'{path} is written by torch: pip install "ti-jax[torch]"') from error
+    write_bytes(path, data)
+
+
+def _one(concepts: Sequence[Concept], suffix: str, to: str) -> bytes:
+    """A file of one concept."""
+    if len(concepts) != 1:
+        raise UserError(f"{to} reads one concept a file: write {len(concepts)} to official, or each to its own file")
+    (concept,) = concepts
+    arrays = _arrays(concept, to)
+    if suffix == ".safetensors":
+        metadata = {**concept.metadata, "placeholder": concept.placeholder, "format": "ti_jax"}
+        return safetensors.encode(arrays, metadata)
+    import torch
+
+    tensors = {name: torch.tensor(values) for name, values in arrays.items()}
+    if to == "a1111" and len(tensors) == 1:
+        return pickled.encode(_a1111(concept, next(iter(tensors.values()))))
+    return pickled.encode(tensors)
+
+
+def _arrays(concept: Concept, to: str) -> dict[str, np.ndarray]:
+    """Vectors by the names that a program expects."""
+    arrays = {name: np.asarray(values, np.float32) for name, values in concept.vectors.items()}
+    if to == "sdxl" and len(arrays) == 1:
+        raise UserError(f"{concept.placeholder} has vectors of one text encoder, and SDXL has two: it is not for SDXL")
+    if len(arrays) > 1:
+        return {_SDXL[name]: values for name, values in arrays.items()}
+    (values,) = arrays.values()
+    return {concept.placeholder if to == "diffusers" else "emb_params": values}
+
+
+def _a1111(concept: Concept, tensor: Any) -> dict[str, Any]:
+    """As A1111's `Embedding.save` in modules/textual_inversion/textual_inversion.py."""
+    step = concept.metadata.get("step", concept.metadata.get("steps", ""))
+    return {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": tensor},
+        "name": concept.placeholder,
+        "step": int(step) if step.isdecimal() else None,
+        **{key: concept.metadata.get(key) for key in _CHECKPOINT_KEYS},
+    }
+
+
+def _official(concepts: Sequence[Concept], suffix: str) -> bytes:
+    """As `EmbeddingManager.save` of rinongal/textual_inversion, ldm/modules/embedding_manager.py."""
+    if suffix == ".safetensors":
+        raise UserError("the official code reads .pt, not .safetensors: change the file's name")
+    for concept in concepts:
+        if list(concept.vectors) != ["text_encoder"]:
+            raise UserError(f"{concept.placeholder} is for SDXL, which the official code does not know")
+        if "." in concept.placeholder:
+            raise UserError(f"{concept.placeholder} cannot be written to official with a dot: rename it by --token")
+    import torch
+
+    tensors = {concept.placeholder: torch.tensor(np.asarray(concept.vectors["text_encoder"])) for concept in concepts}
+    parameters = {word: torch.nn.Parameter(tensor) for word, tensor in tensors.items()}
+    return pickled.encode(
+        {
+            "string_to_token": {word: torch.tensor(_token_id(word)) for word in parameters},
+            "string_to_param": torch.nn.ParameterDict(parameters),
+        }
+    )
+
+
+def _token_id(word: str) -> int:
+    """What the official code looks for in a prompt: CLIP's id of the word, which has to be a single letter or sign such
+    as `*`, since CLIP's vocabulary begins with those; -1, which nothing matches, for any other."""
+    return ord(word.lower()) - ord("!") + 256 if len(word) == 1 and "!" <= word <= "~" else -1
