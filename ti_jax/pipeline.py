@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,17 +19,15 @@ from ti_jax.config import InversionDefaults
 from ti_jax.diffusion.schedule import NoiseSchedule
 from ti_jax.errors import UserError
 from ti_jax.models.clip import CLIPTextConfig, CLIPTextModel
-from ti_jax.models.config import read_config
 from ti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from ti_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
-from ti_jax.weights import rules
 from ti_jax.weights.checksum import checksum
-from ti_jax.weights.hub import resolve
-from ti_jax.weights.index import read_components, read_json
-from ti_jax.weights.layout import find_weights
+from ti_jax.weights.folder import open_folder
+from ti_jax.weights.hub import resolve, resolve_tokenizer
 from ti_jax.weights.loader import abstract_network, load_parameters, parameter_name
-from ti_jax.weights.tensors import open_weights
-from ti_jax.weights.tokenizer import load_tokenizer
+from ti_jax.weights.model_files import ModelFiles, NetworkConfig
+from ti_jax.weights.single_file import open_single_file
+from ti_jax.weights.tokenizer import load_tokenizers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,15 +137,28 @@ class Pipeline:
 
 
 def load(
-    source: str | Path, *, dtype: str | None = None, variant: str | None = None, revision: str | None = None
+    source: str | Path,
+    *,
+    dtype: str | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    prediction_type: str | None = None,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
 ) -> Pipeline:
     """Loads a text-to-image model.
 
     Args:
-        source: `tiny` (bundled), a folder in diffusers format, or an id on the Hugging Face hub.
+        source: `tiny` (bundled), a folder in diffusers format, an id on the Hugging Face hub, or a single file
+            (`.safetensors` or `.ckpt`) of Stable Diffusion 1, 2 or XL in the original layout.
         dtype: float32, bfloat16 or float16, of parameters and computation; None for what suits the device.
         variant: of the weight files, such as `fp16`.
         revision: branch, tag or commit on the hub.
+        prediction_type: `epsilon`, `v_prediction` or `sample`: what the UNet predicts, where that is other than the
+            model's files say. A single file of Stable Diffusion 2 does not say it.
+        config: for a single file: a folder or hub id of a model in diffusers format whose configs and tokenizers are
+            right for it; without one they are told from the file.
+        tokenizer: a folder or hub id to take the tokenizers from instead, such as `bert-base-uncased`.
 
     Returns:
         the frozen model, on the default device.
@@ -156,55 +167,51 @@ def load(
         UserError: if there is no such model, a file of it is missing or damaged, or it has an option that is not
             implemented.
     """
-    folder, source = resolve(str(source), variant=variant, revision=revision), str(source)
-    components = read_components(folder, source=source)
+    path, source = resolve(str(source), variant=variant, revision=revision), str(source)
+    if path.is_dir():
+        if config is not None:
+            raise UserError(f"{source} is a folder, which has configs of its own: leave config out")
+        files = open_folder(path, source=source, variant=variant)
+    else:
+        base = None if config is None else open_folder(resolve(str(config)), source=str(config))
+        files = open_single_file(path, base=base, prediction_type=prediction_type)
+    if tokenizer is not None:
+        files = replace(files, tokenizers=load_tokenizers(resolve_tokenizer(str(tokenizer)), files.tokenizers))
+    if prediction_type is not None:
+        files = replace(files, scheduler={**files.scheduler, "prediction_type": prediction_type})
+    _check_fit(source, files)
     precision = _precision(dtype)
     logger.info("%s: parameters in %s, computation in %s", source, precision.param, precision.compute)
-
-    configs = {
-        # Its class decides on the projection, whatever the encoder was called when it was part of something else.
-        "text_encoder": CLIPTextConfig.from_dict(
-            {**_config(folder, "text_encoder"), "architectures": [components["text_encoder"]]}
-        ),
-        "unet": UNetConfig.from_dict(_config(folder, "unet")),
-        "vae": AutoencoderKLConfig.from_dict(_config(folder, "vae")),
-    }
-    scheduler = {**_scheduler_config(folder), "_class_name": components["scheduler"]}
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    _check_fit(source, configs, len(tokenizer))
-
     types = {"dtype": jnp.dtype(precision.compute), "param_dtype": jnp.dtype(precision.param)}
 
-    def network(name: str, kind: Callable[..., Any], table: rules.Rules) -> Any:
-        abstract = abstract_network(functools.partial(kind, configs[name], **types))
-        tensors = open_weights(find_weights(folder / name, variant=variant))
+    def network(name: str, config: NetworkConfig) -> Any:
+        abstract = abstract_network(functools.partial(NETWORKS[type(config)], config, **types))
+        tensors, table = files.weights(name)
         return load_parameters(abstract, tensors, table, param_dtype=types["param_dtype"], what=f"{source}/{name}")
 
     return Pipeline(
-        networks={
-            "text_encoder": network("text_encoder", CLIPTextModel, rules.CLIP_TEXT),
-            "unet": network("unet", UNet2DConditionModel, rules.UNET),
-            "vae": network("vae", AutoencoderKL, rules.VAE),
-        },
-        tokenizers={"text_encoder": tokenizer},
-        schedule=NoiseSchedule.from_config(_latent_scheduler(scheduler)),
+        networks={name: network(name, config) for name, config in files.configs.items()},
+        tokenizers=dict(files.tokenizers),
+        schedule=NoiseSchedule.from_config(files.scheduler),
         source=source,
         precision=precision,
-        inversion_defaults=_inversion_defaults(folder),
+        inversion_defaults=files.inversion_defaults,
     )
 
 
-def _config(folder: Path, name: str) -> dict[str, Any]:
-    return read_json(folder / name / "config.json")
+NETWORKS: dict[type, Callable[..., Any]] = {
+    CLIPTextConfig: CLIPTextModel,
+    UNetConfig: UNet2DConditionModel,
+    AutoencoderKLConfig: AutoencoderKL,
+}
+"""What is built from a config."""
 
 
-def _scheduler_config(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "scheduler" / "scheduler_config.json")
-
-
-def _check_fit(source: str, configs: Mapping[str, Any], words: int) -> None:
+def _check_fit(source: str, files: ModelFiles) -> None:
     """Raises UserError unless the parts of a model belong together."""
+    configs: Mapping[str, Any] = files.configs
     text, unet, vae = configs["text_encoder"], configs["unet"], configs["vae"]
+    words = len(files.tokenizers["text_encoder"])
     contexts = unet.cross_attention_dim if isinstance(unet.cross_attention_dim, tuple) else (unet.cross_attention_dim,)
     if (unet.in_channels, unet.out_channels) != (vae.latent_channels,) * 2:
         raise UserError(
@@ -234,23 +241,3 @@ def _natural_type(device: Any) -> str:
         return "float32"
     capability = re.fullmatch(r"\d+\.\d+", str(getattr(device, "compute_capability", "")))  # only NVIDIA's are numbers
     return "float16" if capability and float(capability[0]) < 8.0 else "bfloat16"
-
-
-def _latent_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's config as diffusers' `StableDiffusionPipeline` corrects it: latents are not pictures, so nothing is
-    clipped to [-1, 1], and timesteps are offset by one.
-
-    diffusers swaps a scheduler with the clipping switched on again where the file does not mention it; we never clip.
-    """
-    corrected = {**config, "clip_sample": False}
-    if "steps_offset" in config or config.get("_class_name") == "DDIMScheduler":
-        corrected["steps_offset"] = 1
-    return corrected
-
-
-def _inversion_defaults(folder: Path) -> InversionDefaults:
-    """Settings that were measured to suit a model, kept beside it in `inversion.json`."""
-    file = folder / "inversion.json"
-    if not file.exists():
-        return InversionDefaults()
-    return read_config(InversionDefaults, read_json(file), neutral={}, what=str(file))

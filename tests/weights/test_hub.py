@@ -66,8 +66,7 @@ def test_no_such_folder(name, tmp_path, monkeypatch):
 
 def test_single_file(tmp_path):
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UserError, match="is a single file"):
-        resolve(str(tmp_path / "model.safetensors"))
+    assert resolve(str(tmp_path / "model.safetensors")) == tmp_path / "model.safetensors"
 
 
 class Hub(ThreadingHTTPServer):

@@ -8,7 +8,7 @@ from twins import END, START, write_tokenizer
 
 from ti_jax.errors import UserError
 from ti_jax.weights.hub import resolve
-from ti_jax.weights.tokenizer import load_tokenizer
+from ti_jax.weights.tokenizer import clip_tokenizer, load_tokenizer
 
 TEXT = "A photo of 2 foxes, at night! é🦊"
 
@@ -47,3 +47,21 @@ def test_damaged(tmp_path, content):
     (tmp_path / "tokenizer/tokenizer.json").write_text(content)
     with pytest.raises(UserError, match="holds a damaged tokenizer"):
         load_tokenizer(tmp_path / "tokenizer")
+
+
+def test_the_one_that_ships():
+    """Ids that OpenAI's own tokenizer gives."""
+    tokenizer = clip_tokenizer(padding=END)
+    assert len(tokenizer) == 49408
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer(TEXT).input_ids == [49406, 320, 1125, 539, 273, 24145, 267, 536, 930, 256, 4166, 6040, 488, 49407]
+    assert (tokenizer.pad_token_id, tokenizer.model_max_length) == (49407, 77)
+    assert clip_tokenizer(padding="!").pad_token_id == 0
+
+
+def test_the_one_that_ships_is_the_one_that_transformers_reads(tmp_path):
+    tokenizer = clip_tokenizer(padding=END)
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert again(TEXT).input_ids == tokenizer(TEXT).input_ids

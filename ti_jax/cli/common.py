@@ -20,13 +20,19 @@ class Common:
     """Options of every verb."""
 
     model: str = "tiny"
-    """`tiny` (bundled), an id on the hub or a folder in diffusers format."""
+    """`tiny` (bundled), an id on the hub, a folder in diffusers format, or a `.safetensors` or `.ckpt` file."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     variant: str | None = None
     """Of the weight files, such as `fp16`."""
     dtype: str | None = None
     """float32, bfloat16 or float16. Unset: what suits the device."""
+    prediction_type: str | None = None
+    """epsilon, v_prediction or sample, where the model's files do not say what its UNet predicts."""
+    model_config: str | None = None
+    """For a model in a single file: a folder or hub id in diffusers format, for configs and tokenizers."""
+    tokenizer: str | None = None
+    """A folder or hub id to take the tokenizer from instead of the model's own."""
     deterministic: bool = False
     """Same bits in every run on a GPU too, for some speed; elsewhere they are the same always."""
     output: str | None = None
@@ -45,7 +51,15 @@ class Common:
 
         if self.deterministic:  # read when the first device is asked for, which loading does
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-        return ti_jax.load(self.model, dtype=self.dtype, variant=self.variant, revision=self.revision)
+        return ti_jax.load(
+            self.model,
+            dtype=self.dtype,
+            variant=self.variant,
+            revision=self.revision,
+            prediction_type=self.prediction_type,
+            config=self.model_config,
+            tokenizer=self.tokenizer,
+        )
 
 
 def load_concepts(path: str, token: str | None = None) -> list[Concept]:

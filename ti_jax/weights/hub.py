@@ -6,31 +6,32 @@ import re
 from pathlib import Path
 
 from ti_jax.errors import UserError
-from ti_jax.weights.index import read_components
-from ti_jax.weights.layout import NETWORKS, file_kinds, file_patterns, has_weights
+from ti_jax.weights.index import PIPELINES, read_index
+from ti_jax.weights.layout import file_kinds, file_patterns, has_weights
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
+_FOLDERS = sorted({folder for parts in PIPELINES.values() for folder, _ in parts.values()})
 _SMALL_FILES = (
     "model_index.json",
     "inversion.json",
     "scheduler/scheduler_config.json",
-    "tokenizer/*",
-    *(f"{network}/config.json" for network in NETWORKS),
+    *(f"{folder}/*" if folder.startswith("tokenizer") else f"{folder}/config.json" for folder in _FOLDERS),
 )
+_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def resolve(source: str, *, variant: str | None = None, revision: str | None = None) -> Path:
-    """A folder in diffusers format.
+    """A folder in diffusers format, or a single file.
 
     Args:
-        source: `tiny`, the bundled model; a folder; or an id on the Hugging Face hub, of which only what is needed is
-            fetched, into huggingface_hub's cache.
+        source: `tiny`, the bundled model; a folder; a file; or an id on the Hugging Face hub, of which only what is
+            needed is fetched, into huggingface_hub's cache.
         variant: of the weights, such as `fp16`.
         revision: branch, tag or commit on the hub.
 
     Returns:
-        the folder.
+        the folder or file.
 
     Raises:
         UserError: if there is no such folder or model, the hub cannot be reached, or what is there is not a pipeline
@@ -39,22 +40,39 @@ def resolve(source: str, *, variant: str | None = None, revision: str | None = N
     if source.isidentifier() and (BUNDLED / source / "model_index.json").exists():
         return BUNDLED / source
     path = Path(source).expanduser()
-    if path.is_dir():
-        return path
     if path.exists():
-        raise UserError(f"{source} is a single file: give a folder in diffusers format, or an id on the hub")
+        return path
     if not _HUB_ID.fullmatch(source):
         raise UserError(
-            f"there is no folder {source}: give one in diffusers format, an id on the hub (owner/name), or tiny"
+            f"there is no folder {source}: give one in diffusers format, an id on the hub (owner/name), a checkpoint "
+            "file, or tiny"
         )
     return _fetch(source, variant, revision)
 
 
+def resolve_tokenizer(source: str) -> Path:
+    """A folder with the files of a tokenizer, or of a model that has one.
+
+    Args:
+        source: `tiny`, a folder, or an id on the hub.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: if there is no such folder, and the hub has no such model or cannot be reached.
+    """
+    if source.isidentifier() and (BUNDLED / source / "model_index.json").exists():
+        return BUNDLED / source
+    path = Path(source).expanduser()
+    return path if path.is_dir() else _snapshot(source, None, list(_TOKENIZER_FILES))
+
+
 def _fetch(source: str, variant: str | None, revision: str | None) -> Path:
     folder = _snapshot(source, revision, list(_SMALL_FILES))
-    read_components(folder, source=source)  # before gigabytes are fetched that nobody can use
+    index = read_index(folder, source=source)  # before gigabytes are fetched that nobody can use
     commit = folder.name  # so that all the files are of one, though the branch may move
-    for network in NETWORKS:
+    for network in (part.folder for part in index.parts.values() if part.is_network):
         for kind in file_kinds(network, variant):
             _snapshot(source, commit, file_patterns(network, *kind))
             if has_weights(folder / network, variant=variant):

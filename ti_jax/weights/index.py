@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ti_jax.errors import UserError
 
-PIPELINES = ("StableDiffusionPipeline",)
-_COMPONENTS = {
-    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
+_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+_CLIP_TOKENIZER = ("CLIPTokenizer", "CLIPTokenizerFast")
+_STABLE_DIFFUSION = {
+    "text_encoder": ("text_encoder", _CLIP),
+    "tokenizer": ("tokenizer", _CLIP_TOKENIZER),
+    "unet": ("unet", ("UNet2DConditionModel",)),
+    "vae": ("vae", ("AutoencoderKL",)),
 }
-"""Classes that are implemented here; schedulers are judged by their own config, and the rest is not needed."""
+PIPELINES: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "StableDiffusionPipeline": _STABLE_DIFFUSION,
+}
+"""Of each pipeline: its parts by our names, with their folders and the classes that are implemented here. Schedulers
+are judged by their own config, and the rest is not needed."""
 
 
-def read_components(folder: Path, *, source: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class Part:
+    """A part of a pipeline."""
+
+    folder: str
+    kind: str
+    """Name of its class."""
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it has weights."""
+        return not self.folder.startswith(("tokenizer", "scheduler"))
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a `model_index.json` says."""
+
+    pipeline: str
+    """Name of its class."""
+    parts: dict[str, Part]
+    """By our names: `text_encoder`, `tokenizer`, `unet`, `vae`, `scheduler` and so on."""
+    options: dict[str, Any]
+    """Its other settings."""
+
+
+def read_index(folder: Path, *, source: str) -> Index:
     """The parts of a pipeline, from its `model_index.json`.
 
     Args:
@@ -26,26 +59,26 @@ def read_components(folder: Path, *, source: str) -> dict[str, str]:
         source: what the user called it, for messages.
 
     Returns:
-        class names of `text_encoder`, `tokenizer`, `unet`, `vae` and `scheduler`.
+        its class, its parts and its options.
 
     Raises:
         UserError: if there is no such file, or it names a pipeline or a part that is not implemented.
     """
     if not (folder / "model_index.json").exists():
         raise UserError(f"{source} is not a pipeline in diffusers format: it has no model_index.json")
-    index = read_json(folder / "model_index.json")
-    name = index.get("_class_name")
+    values = read_json(folder / "model_index.json")
+    name = str(values.get("_class_name"))
     if name not in PIPELINES:
         raise UserError(f"{source} is a {name}, which cannot be loaded: only {', '.join(PIPELINES)} can")
-    found: dict[str, str] = {}
-    for part in (*_COMPONENTS, "scheduler"):
-        _, kind = index.get(part) or (None, None)
+    parts: dict[str, Part] = {}
+    for part, (place, kinds) in {**PIPELINES[name], "scheduler": ("scheduler", ())}.items():
+        _, kind = values.get(place) or (None, None)
         if kind is None:
-            raise UserError(f"{source} has no {part}: its model_index.json names none")
-        if part in _COMPONENTS and kind not in _COMPONENTS[part]:
-            raise UserError(f"{source}: its {part} is a {kind}, and only {' and '.join(_COMPONENTS[part])} can be read")
-        found[part] = kind
-    return found
+            raise UserError(f"{source} has no {place}: its model_index.json names none")
+        if kinds and kind not in kinds:
+            raise UserError(f"{source}: its {place} is a {kind}, and only {' and '.join(kinds)} can be read")
+        parts[part] = Part(place, kind)
+    return Index(name, parts, {key: value for key, value in values.items() if not isinstance(value, list)})
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from ti_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-NETWORKS = ("text_encoder", "unet", "vae")
-
 
 def file_kinds(network: str, variant: str | None) -> list[tuple[str, str]]:
     """Ways in which weights may be written, best first.

@@ -48,6 +48,24 @@ class TorchTensor:
         return (self.tensor.float() if str(self.tensor.dtype) == "torch.bfloat16" else self.tensor).numpy()
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a tensor."""
+
+    tensor: LazyTensor
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+        return (self.stop - self.start, *self.tensor.shape[1:])
+
+    def read(self) -> np.ndarray:
+        """Its values."""
+        return self.tensor.read()[self.start : self.stop]
+
+
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a `.safetensors` file; only its header is read.
 
@@ -69,11 +87,19 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         raise UserError(f"{path} cannot be read as safetensors ({error}): copy or download it again") from error
 
 
+class _Nothing:
+    """Stands for a class that a checkpoint names and nobody needs."""
+
+
+# The first Stable Diffusion checkpoints keep the state of this beside the weights, under the class itself as a key.
+_NAMED_IN_CHECKPOINTS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+
+
 def open_pickled(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a `.bin` or `.pt` state dict, by torch with `weights_only=True`, so that no code in it runs.
+    """The tensors of a `.bin`, `.pt` or `.ckpt` file, by torch with `weights_only=True`, so that no code in it runs.
 
     Args:
-        path: of the file.
+        path: of a state dict, or of a training checkpoint that has one beside what else it keeps.
 
     Returns:
         lazy tensors by name.
@@ -86,8 +112,10 @@ def open_pickled(path: Path) -> dict[str, LazyTensor]:
     except ImportError as error:
         raise UserError(f'{path} is a pickled file, which torch reads: pip install "ti-jax[torch]"') from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        return {name: TorchTensor(tensor.detach()) for name, tensor in state.items()}
+        with torch.serialization.safe_globals([(_Nothing, name) for name in _NAMED_IN_CHECKPOINTS]):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = state.get("state_dict", state)
+        return {name: TorchTensor(x.detach()) for name, x in state.items() if isinstance(x, torch.Tensor)}
     except Exception as error:  # torch raises what the damage happens to cause
         raise UserError(
             f"{path} cannot be read safely by torch ({type(error).__name__}): give the model as safetensors"
@@ -108,7 +136,7 @@ def open_weights(path: Path) -> dict[str, LazyTensor]:
     """
     if path.suffix == ".json":
         return _open_shards(path)
-    return open_pickled(path) if path.suffix == ".bin" else open_safetensors(path)
+    return open_safetensors(path) if path.suffix == ".safetensors" else open_pickled(path)
 
 
 def _open_shards(index: Path) -> dict[str, LazyTensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,49 @@ from ti_jax.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_MERGES = Path(__file__).parent.parent / "bundled" / "clip_tokenizer" / "merges.txt.gz"
+CLIP_LENGTH = 77
+
+
+def clip_tokenizer(*, padding: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that every CLIP in Stable Diffusion shares, from the merges that ship with the package.
+
+    Args:
+        padding: the token that pads: `<|endoftext|>` for OpenAI's encoder, `!` for OpenCLIP's.
+
+    Returns:
+        the tokenizer of 49408 words. They are numbered as in OpenAI's `simple_tokenizer.py`: bytes, bytes that end a
+        word, merges, begin and end.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer  # slow to import
+
+    with gzip.open(_MERGES, "rt", encoding="utf-8") as file:
+        merges = [tuple(line.split()) for line in file.read().splitlines()[1:]]
+    letters = sorted(ByteLevel.alphabet())
+    ends = [f"{letter}</w>" for letter in letters]
+    words = [*letters, *ends, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    return CLIPTokenizer(vocabulary, merges, pad_token=padding, model_max_length=CLIP_LENGTH)  # pyright: ignore[reportArgumentType]  # pairs, too
+
+
+def load_tokenizers(folder: Path, encoders: Iterable[str]) -> dict[str, PreTrainedTokenizerBase]:
+    """The tokenizers of a model.
+
+    Args:
+        folder: that holds `tokenizer`, `tokenizer_2` and so on; or the files of one tokenizer, for all.
+        encoders: which want one: `text_encoder`, `text_encoder_2` and so on.
+
+    Returns:
+        the tokenizers by encoder.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
+    places = {name: folder / name.replace("text_encoder", "tokenizer") for name in encoders}
+    return {name: load_tokenizer(place if place.is_dir() else folder) for name, place in places.items()}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

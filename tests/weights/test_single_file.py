@@ -1,0 +1,224 @@
+"""Checkpoints in the original layout, made by an independent converter and read by diffusers, too."""
+
+import functools
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from original_layout import original_layout
+from safetensors.torch import load_file, save_file
+from twins import shake
+
+import ti_jax
+from ti_jax.errors import UserError
+from ti_jax.models.presets import preset
+from ti_jax.pipeline import NETWORKS
+from ti_jax.weights import single_file
+from ti_jax.weights.loader import _plan, abstract_network, export_parameters, parameter_name
+from ti_jax.weights.model_files import RULES
+
+
+def same_weights(pipeline, pipe):
+    for name, network in pipeline.networks.items():
+        ours, theirs = export_parameters(network, RULES[type(network.config)]), getattr(pipe, name).state_dict()
+        theirs = {key.removeprefix("text_model."): tensor.numpy() for key, tensor in theirs.items()}
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            np.testing.assert_array_equal(ours[key], tensor)
+
+
+@pytest.fixture(params=["sd1_twin", "sd2_twin"])
+def checkpoint(request, tmp_path):
+    """A file, the PyTorch pipeline that it was made of, and ours."""
+    pipe, pipeline = request.getfixturevalue(request.param)
+    save_file(original_layout(pipe), tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors", pipe, pipeline
+
+
+def test_with_configs_of_a_folder(checkpoint):
+    """Sizes that a file does not tell, as diffusers takes them: from a model's configs."""
+    file, pipe, pipeline = checkpoint
+    ours = ti_jax.load(file, config=pipeline.source, dtype="float32")
+    same_weights(ours, pipe)
+    assert ours.fingerprint() == pipeline.fingerprint()
+    theirs = diffusers.StableDiffusionPipeline.from_single_file(
+        str(file), config=pipeline.source, safety_checker=None, local_files_only=True
+    )
+    same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_pickled(checkpoint, nested, tmp_path):
+    """As the first checkpoints were: a training state with a class of another library in it."""
+    file, pipe, pipeline = checkpoint
+    state = load_file(file)
+    torch.save({"state_dict": state, "global_step": 3} if nested else state, tmp_path / "model.ckpt")
+    same_weights(ti_jax.load(tmp_path / "model.ckpt", config=pipeline.source), pipe)
+
+
+def test_a_class_of_another_library(checkpoint, tmp_path, monkeypatch):
+    import sys
+    import types
+
+    class ModelCheckpoint:
+        pass
+
+    place = "pytorch_lightning.callbacks.model_checkpoint"
+    ModelCheckpoint.__module__, ModelCheckpoint.__qualname__ = place, "ModelCheckpoint"
+    names = ["pytorch_lightning", "pytorch_lightning.callbacks", place]
+    with monkeypatch.context() as patch:
+        for name in names:
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules[place].ModelCheckpoint = ModelCheckpoint
+        file, pipe, pipeline = checkpoint
+        state = {"state_dict": load_file(file), "callbacks": {ModelCheckpoint: {"monitor": "loss"}}}
+        torch.save(state, tmp_path / "model.ckpt")
+    same_weights(ti_jax.load(tmp_path / "model.ckpt", config=pipeline.source), pipe)
+
+
+class Pipe:
+    """Random networks of sizes that a file tells."""
+
+    def __init__(self, kind):
+        torch.manual_seed(3)
+        sd2 = kind == "sd2"
+        text = transformers.CLIPTextConfig(
+            hidden_size=64,
+            intermediate_size=96,
+            num_attention_heads=1,
+            num_hidden_layers=2,
+            vocab_size=49408,
+            projection_dim=64,
+            hidden_act="gelu" if sd2 else "quick_gelu",
+            eos_token_id=2,
+        )
+        self.text_encoder = transformers.CLIPTextModel(text).eval()
+        self.unet = diffusers.UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(64, 128, 128) if sd2 else (32, 64, 64),
+            layers_per_block=2 if sd2 else 1,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=64,
+            attention_head_dim=[1, 2, 2] if sd2 else 8,
+            use_linear_projection=sd2,
+        ).eval()
+        self.vae = diffusers.AutoencoderKL(
+            block_out_channels=(32, 64),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=2,
+        ).eval()
+        for network in (self.text_encoder, self.unet, self.vae):
+            shake(network)
+
+
+@pytest.mark.parametrize(("kind", "prediction"), [("sd1", None), ("sd2", "epsilon"), ("sd2", "v_prediction")])
+def test_told_by_the_file(kind, prediction, tmp_path):
+    pipe = Pipe(kind)
+    save_file(original_layout(pipe), tmp_path / "model.safetensors")
+    pipeline = ti_jax.load(tmp_path / "model.safetensors", prediction_type=prediction, dtype="float32")
+    same_weights(pipeline, pipe)
+    for name, network in pipeline.networks.items():
+        config = getattr(pipe, name).config
+        assert replace(network.config, **SIZES[name]) == replace(
+            type(network.config).from_dict(config if name != "text_encoder" else config.to_dict()), **SIZES[name]
+        )
+    assert pipeline.schedule.prediction_type == (prediction or "epsilon")
+    assert pipeline.networks["unet"].config.sample_size == (96 if prediction == "v_prediction" else 64)
+    assert pipeline.max_length == 77
+    assert pipeline.tokenizers["text_encoder"].pad_token_id == (0 if kind == "sd2" else 49407)
+
+
+SIZES = {"text_encoder": {}, "unet": {"sample_size": 64}, "vae": {}}
+"""What a file does not tell, and the family does."""
+
+
+class Shape(NamedTuple):
+    """A tensor that is only shown."""
+
+    shape: tuple[int, ...]
+
+    def read(self):
+        raise AssertionError("only the shape is asked for")
+
+
+@pytest.mark.parametrize("name", ["sd-1.5", "sd-2.1"])
+def test_published_models(name, tmp_path, monkeypatch):
+    """At their true sizes the file tells the very preset, and every tensor has its place."""
+    found = preset(name)
+    with torch.device("meta"):
+        text = asdict(found.text_encoder)
+        text.pop("with_projection")
+        pipe = SimpleNamespace(
+            text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
+            unet=diffusers.UNet2DConditionModel(**asdict(found.unet)),
+            vae=diffusers.AutoencoderKL(**asdict(found.vae)),
+        )
+    tensors = {key: Shape(tuple(tensor.shape)) for key, tensor in original_layout(pipe).items()}
+    monkeypatch.setattr(single_file, "open_weights", lambda path: tensors)
+    files = single_file.open_single_file(tmp_path, base=None, prediction_type="v_prediction")
+    assert replace(files.configs["text_encoder"], eos_token_id=49407, projection_dim=text["projection_dim"]) == (
+        found.text_encoder
+    )
+    assert files.configs["unet"] == found.unet
+    assert files.configs["vae"] == found.vae
+    for part, config in files.configs.items():
+        found_tensors, rules = files.weights(part)
+        network = abstract_network(functools.partial(NETWORKS[type(config)], config))
+        shapes = {parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(network)[0]}
+        assert _plan(shapes, found_tensors, rules)[1] == []
+
+
+def without(*prefixes):
+    return lambda tensors: {key: t for key, t in tensors.items() if not key.startswith(prefixes)}
+
+
+BROKEN = {
+    "no unet": (without("model."), "is not a whole model: it has no unet"),
+    "no unet, no vae": (without("model.", "first"), "is not a whole model: it has no unet and no vae"),
+    "no text encoder": (without("cond"), "not a checkpoint of Stable Diffusion in the original layout"),
+    "a LoRA": (lambda tensors: {"lora_unet.alpha": torch.zeros(1)}, r"\(it has 1 tensors, such as lora_unet\.alpha"),
+    "nothing": (lambda tensors: {}, r"it has 0 tensors, none"),
+    "a tensor missing": (
+        without("model.diffusion_model.out.2.bias"),
+        r"unet \(1 problems\):\n  conv_out\.bias \[4\] is missing",
+    ),
+    "a tensor too many": (
+        lambda tensors: {**tensors, "model.diffusion_model.input_blocks.9.0.op.bias": torch.zeros(3)},
+        r"input_blocks\.9\.0\.op\.bias \[3\] fits no parameter",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files(name, sd1_twin, tmp_path):
+    pipe, pipeline = sd1_twin
+    change, message = BROKEN[name]
+    save_file(change(original_layout(pipe)), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        ti_jax.load(tmp_path / "model.safetensors", config=pipeline.source)
+
+
+def test_what_is_not_told(sd1_twin, sd2_twin, tmp_path):
+    save_file(original_layout(sd1_twin[0]), tmp_path / "sd1.safetensors")
+    save_file(original_layout(sd2_twin[0]), tmp_path / "sd2.safetensors")
+    with pytest.raises(UserError, match=r"text encoder has 32 channels, not a multiple of 64.*config="):
+        ti_jax.load(tmp_path / "sd1.safetensors")
+    with pytest.raises(UserError, match=r"does not say what its UNet predicts.*--prediction-type"):
+        ti_jax.load(tmp_path / "sd2.safetensors")
+    with pytest.raises(UserError, match="is a folder, which has configs of its own: leave config out"):
+        ti_jax.load(sd1_twin[1].source, config=sd1_twin[1].source)
+
+
+def test_tensors_of_nothing_here(sd1_twin, tmp_path, caplog):
+    tensors = {**original_layout(sd1_twin[0]), "control.x": torch.zeros(1)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    ti_jax.load(tmp_path / "model.safetensors", config=sd1_twin[1].source)
+    assert "1 tensors are of no network here, such as control.x" in caplog.text

@@ -1,0 +1,87 @@
+"""A model as a folder in diffusers format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ti_jax.config import InversionDefaults
+from ti_jax.models.clip import CLIPTextConfig
+from ti_jax.models.config import read_config
+from ti_jax.models.unet import UNetConfig
+from ti_jax.models.vae import AutoencoderKLConfig
+from ti_jax.weights.index import Part, read_index, read_json
+from ti_jax.weights.layout import find_weights
+from ti_jax.weights.loader import LazyTensor
+from ti_jax.weights.model_files import RULES, ModelFiles, NetworkConfig
+from ti_jax.weights.rules import Rules
+from ti_jax.weights.tensors import open_weights
+from ti_jax.weights.tokenizer import load_tokenizer
+
+
+def open_folder(folder: Path, *, source: str, variant: str | None = None) -> ModelFiles:
+    """The files of a pipeline.
+
+    Args:
+        folder: with a `model_index.json`.
+        source: what the user called it, for messages.
+        variant: of the weight files, such as `fp16`.
+
+    Returns:
+        the files; those with weights are looked for when they are asked for.
+
+    Raises:
+        UserError: if a file is missing or damaged, or asks for what is not implemented.
+    """
+    index = read_index(folder, source=source)
+    parts = index.parts
+
+    configs = {name: _config(folder, part) for name, part in parts.items() if part.is_network}
+
+    def weights(network: str) -> tuple[Mapping[str, LazyTensor], Rules]:
+        file = find_weights(folder / parts[network].folder, variant=variant)
+        return open_weights(file), RULES[type(configs[network])]
+
+    scheduler = {**read_json(folder / "scheduler/scheduler_config.json"), "_class_name": parts["scheduler"].kind}
+    return ModelFiles(
+        configs=configs,
+        weights=weights,
+        tokenizers={
+            name.replace("tokenizer", "text_encoder"): load_tokenizer(folder / part.folder)
+            for name, part in parts.items()
+            if name.startswith("tokenizer")
+        },
+        scheduler=_latent_scheduler(scheduler),
+        inversion_defaults=_inversion_defaults(folder),
+    )
+
+
+def _config(folder: Path, part: Part) -> NetworkConfig:
+    values = read_json(folder / part.folder / "config.json")
+    if part.kind == "UNet2DConditionModel":
+        return UNetConfig.from_dict(values)
+    if part.kind == "AutoencoderKL":
+        return AutoencoderKLConfig.from_dict(values)
+    # Its class decides on the projection, whatever the encoder was called when it was part of something else.
+    return CLIPTextConfig.from_dict({**values, "architectures": [part.kind]})
+
+
+def _latent_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's config as diffusers' `StableDiffusionPipeline` corrects it: latents are not pictures, so nothing is
+    clipped to [-1, 1], and timesteps are offset by one.
+
+    diffusers swaps a scheduler with the clipping switched on again where the file does not mention it; we never clip.
+    """
+    corrected = {**config, "clip_sample": False}
+    if "steps_offset" in config or config.get("_class_name") == "DDIMScheduler":
+        corrected["steps_offset"] = 1
+    return corrected
+
+
+def _inversion_defaults(folder: Path) -> InversionDefaults:
+    """Settings that were measured to suit a model, kept beside it in `inversion.json`."""
+    file = folder / "inversion.json"
+    if not file.exists():
+        return InversionDefaults()
+    return read_config(InversionDefaults, read_json(file), neutral={}, what=str(file))

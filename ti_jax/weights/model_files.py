@@ -1,0 +1,36 @@
+"""A model in files, whichever way they are laid out: opened, but its weights not read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ti_jax.config import InversionDefaults
+from ti_jax.models.clip import CLIPTextConfig
+from ti_jax.models.unet import UNetConfig
+from ti_jax.models.vae import AutoencoderKLConfig
+from ti_jax.weights.loader import LazyTensor
+from ti_jax.weights.rules import CLIP_TEXT, UNET, VAE, Rules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NetworkConfig = CLIPTextConfig | UNetConfig | AutoencoderKLConfig
+RULES: Mapping[type, Rules] = {CLIPTextConfig: CLIP_TEXT, UNetConfig: UNET, AutoencoderKLConfig: VAE}
+"""How diffusers and transformers name the parameters of a network, by its config."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a pipeline is made of."""
+
+    configs: Mapping[str, NetworkConfig]
+    """By network: `text_encoder`, `unet`, `vae`."""
+    weights: Callable[[str], tuple[Mapping[str, LazyTensor], Rules]]
+    """The tensors of a network, and how they are named."""
+    tokenizers: Mapping[str, PreTrainedTokenizerBase]
+    """By the encoder they belong to."""
+    scheduler: Mapping[str, Any]
+    """As in `scheduler_config.json`."""
+    inversion_defaults: InversionDefaults = field(default_factory=InversionDefaults)

@@ -1,0 +1,170 @@
+"""A model as one file in the original layout: Stable Diffusion 1 and 2 (CompVis latent-diffusion)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ti_jax.errors import UserError
+from ti_jax.models.presets import preset
+from ti_jax.weights.ldm_config import clip_config, unet_config, vae_config
+from ti_jax.weights.ldm_names import open_clip_rules, unet_rules, vae_rules
+from ti_jax.weights.loader import LazyTensor
+from ti_jax.weights.model_files import ModelFiles, NetworkConfig
+from ti_jax.weights.rules import CLIP_TEXT, Rules
+from ti_jax.weights.tensors import Rows, open_weights
+from ti_jax.weights.tokenizer import clip_tokenizer
+
+logger = logging.getLogger(__name__)
+
+Tensors = dict[str, LazyTensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A text encoder in a checkpoint."""
+
+    prefix: str
+    kind: Literal["clip", "open_clip"]
+    """Whose names it has: OpenAI's as in transformers, or OpenCLIP's."""
+
+    @property
+    def padding(self) -> str:
+        """The token that its tokenizer pads with."""
+        return "<|endoftext|>" if self.kind == "clip" else "!"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What tells the checkpoints of a family, and what they leave unsaid."""
+
+    architecture: str
+    """The preset that the rest is taken from."""
+    encoders: dict[str, Encoder]
+    heads: int | None
+    """Of the UNet's attention; None for one a 64 channels."""
+
+
+_SD1 = Family("sd-1.5", {"text_encoder": Encoder("cond_stage_model.transformer.", "clip")}, 8)
+_SD2 = Family("sd-2.1", {"text_encoder": Encoder("cond_stage_model.model.", "open_clip")}, None)
+_FAMILIES = (_SD1, _SD2)
+_NETWORKS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
+_NOT_NEEDED = re.compile(
+    r"model_ema\..*|first_stage_model\.(loss|model_ema)\..*|embedding_manager\..*|denoiser\..*|logvar|scale_factor"
+    r"|(sqrt_|log_)?(one_minus_)?(sqrt_)?(recipm?1?_)?(betas|alphas_cumprod(_prev)?)|.*alphas_cumprod|posterior_.*"
+    r"|lvlb_weights|.*\.logit_scale"
+)
+"""Averages, losses and tables that training leaves behind."""
+
+
+def open_single_file(path: Path, *, base: ModelFiles | None, prediction_type: str | None) -> ModelFiles:
+    """The model in a checkpoint.
+
+    Args:
+        path: of a `.safetensors` or `.ckpt` file.
+        base: files of a model whose configs and tokenizers are right for this one. Without them the configs are told
+            from the shapes of the tensors, the tokenizer is CLIP's own, and the scheduler the published model's.
+        prediction_type: what the UNet predicts, where `base` does not say it.
+
+    Returns:
+        its files.
+
+    Raises:
+        UserError: if it is no such checkpoint, or does not tell everything.
+    """
+    tensors = {name: x for name, x in open_weights(path).items() if not _NOT_NEEDED.fullmatch(name)}
+    family = _family(path, tensors)
+    prefixes = {**{name: encoder.prefix for name, encoder in family.encoders.items()}, **_NETWORKS}
+    parts = {network: _without_prefix(tensors, prefix) for network, prefix in prefixes.items()}
+    others = [name for name in tensors if not name.startswith(tuple(prefixes.values()))]
+    if others:
+        logger.warning("%s: %d tensors are of no network here, such as %s", path, len(others), others[0])
+    files = base or _told_by_shapes(path, family, parts, prediction_type)
+    if files.configs.keys() != parts.keys():
+        raise UserError(f"{path} has {', '.join(parts)}, and config {', '.join(files.configs)}: they do not match")
+
+    def weights(network: str) -> tuple[Mapping[str, LazyTensor], Rules]:
+        config: Any = files.configs[network]
+        if network == "unet":
+            return parts[network], unet_rules(config)
+        if network == "vae":
+            return parts[network], vae_rules(config)
+        if family.encoders[network].kind == "clip":
+            return parts[network], CLIP_TEXT
+        return _split_projections(parts[network]), open_clip_rules(config)
+
+    return dataclasses.replace(files, weights=weights)
+
+
+def _family(path: Path, tensors: Tensors) -> Family:
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in tensors)
+
+    for family in _FAMILIES:
+        if all(has(encoder.prefix) for encoder in family.encoders.values()):
+            missing = [network for network, prefix in _NETWORKS.items() if not has(prefix)]
+            if missing:
+                raise UserError(f"{path} is not a whole model: it has no {' and no '.join(missing)}")
+            return family
+    raise UserError(
+        f"{path} is not a checkpoint of Stable Diffusion in the original layout (it has {len(tensors)} tensors, "
+        f"{'such as ' + next(iter(tensors)) if tensors else 'none'}, and no text encoder that is known): give a "
+        "whole checkpoint, or a folder in diffusers format"
+    )
+
+
+def _without_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _told_by_shapes(
+    path: Path, family: Family, parts: Mapping[str, Tensors], prediction_type: str | None
+) -> ModelFiles:
+    """All but the weights."""
+    published = preset(family.architecture)
+    shapes = {network: {name: tuple(x.shape) for name, x in tensors.items()} for network, tensors in parts.items()}
+    prediction = prediction_type or _usual_prediction(path, family)
+    configs: dict[str, NetworkConfig] = {
+        name: clip_config(
+            {key.removeprefix("text_model."): shape for key, shape in shapes[name].items()},
+            last_layer=family is not _SD2,
+            hidden_act=published.text_encoder.hidden_act,
+        )
+        for name in family.encoders
+    }
+    same_size = preset("sd-2.1-base") if family is _SD2 and prediction == "epsilon" else published
+    configs["unet"] = unet_config(shapes["unet"], heads=family.heads, sample_size=same_size.unet.sample_size, pooled=0)
+    configs["vae"] = vae_config(shapes["vae"], scaling_factor=published.vae.scaling_factor)
+    return ModelFiles(
+        configs=configs,
+        weights=lambda network: (parts[network], CLIP_TEXT),  # filled in by the caller
+        tokenizers={name: clip_tokenizer(padding=encoder.padding) for name, encoder in family.encoders.items()},
+        scheduler={**published.scheduler, "prediction_type": prediction},
+    )
+
+
+def _usual_prediction(path: Path, family: Family) -> str:
+    if family is _SD2:
+        raise UserError(
+            f"{path} does not say what its UNet predicts, and Stable Diffusion 2 comes in two kinds: give "
+            "prediction_type (--prediction-type) epsilon for the base models of 512 pixels, v_prediction for 768"
+        )
+    return "epsilon"
+
+
+def _split_projections(tensors: Tensors) -> Tensors:
+    """OpenCLIP's attention has the three projections in one tensor."""
+    split: Tensors = {}
+    for name, tensor in tensors.items():
+        place, joint, kind = name.rpartition(".in_proj_")
+        if not joint:
+            split[name] = tensor
+            continue
+        third = tensor.shape[0] // 3
+        for i, part in enumerate(("q_proj", "k_proj", "v_proj")):
+            split[f"{place}.{part}.{kind}"] = Rows(tensor, i * third, (i + 1) * third)
+    return split
