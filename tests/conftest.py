@@ -41,3 +41,22 @@ def _twin(kind, folder):
     import ti_jax
 
     return make_twin(kind, folder), ti_jax.load(folder, dtype="float32")
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Runs the command in an empty folder; gives exit status, stdout and stderr."""
+    from ti_jax import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            status = stopped.code
+        return status, *capsys.readouterr()
+
+    return run

@@ -61,23 +61,6 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Runs the command in an empty folder; gives exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            status = stopped.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def invert(run, config):
     """`ti-jax invert bundled:fox --token <fox> --init cat`, with other options after."""
 

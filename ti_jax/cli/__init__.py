@@ -16,8 +16,11 @@ from typing import Annotated, NoReturn, Protocol, runtime_checkable
 
 import tyro
 
+from ti_jax.cli.convert import Convert
 from ti_jax.cli.generate import Generate
+from ti_jax.cli.inspect import Inspect
 from ti_jax.cli.invert import Invert
+from ti_jax.cli.merge import Merge
 from ti_jax.cli.stop import Stopped
 from ti_jax.config import InversionConfig
 from ti_jax.config_file import as_options, read_config
@@ -33,7 +36,13 @@ class Verb(Protocol):
         ...
 
 
-VERBS: dict[str, type[Verb]] = {"invert": Invert, "generate": Generate}
+VERBS: dict[str, type[Verb]] = {
+    "invert": Invert,
+    "generate": Generate,
+    "convert": Convert,
+    "merge": Merge,
+    "inspect": Inspect,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

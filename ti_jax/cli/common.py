@@ -62,6 +62,11 @@ class Common:
         )
 
 
+def in_output(common: Common, file: str) -> str:
+    """Where a file goes that was named by itself: into `--output`, if that is given."""
+    return os.path.join(common.output or "", file)
+
+
 def load_concepts(path: str, token: str | None = None) -> list[Concept]:
     """The concepts of an embedding file or of a run folder; with a token, the one under that word."""
     from etils import epath

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,8 @@ def write(concepts: Concept | Sequence[Concept], path: epath.PathLike, *, to: st
 def _one(concepts: Sequence[Concept], suffix: str, to: str) -> bytes:
     """A file of one concept."""
     if len(concepts) != 1:
-        raise UserError(f"{to} reads one concept a file: write {len(concepts)} to official, or each to its own file")
+        words = ", ".join(concept.placeholder for concept in concepts[:20])
+        raise UserError(f"{to} reads one concept a file, not {words}: choose one by --token, or --to official")
     (concept,) = concepts
     arrays = _arrays(concept, to)
     if suffix == ".safetensors":
@@ -98,7 +100,7 @@ def _official(concepts: Sequence[Concept], suffix: str) -> bytes:
     import torch
 
     tensors = {concept.placeholder: torch.tensor(np.asarray(concept.vectors["text_encoder"])) for concept in concepts}
-    parameters = {word: torch.nn.Parameter(tensor) for word, tensor in tensors.items()}
+    parameters = OrderedDict((word, torch.nn.Parameter(tensor)) for word, tensor in tensors.items())  # a dict it sorts
     return pickled.encode(
         {
             "string_to_token": {word: torch.tensor(_token_id(word)) for word in parameters},

@@ -1,0 +1,63 @@
+"""`ti-jax convert`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from ti_jax.cli.common import Common, in_output, load_concepts
+
+if TYPE_CHECKING:
+    from ti_jax.concepts.concept import Concept
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write an embedding file as another program reads it."""
+
+    source: tyro.conf.Positional[str]
+    """An embedding file of any program, or a run folder."""
+    target: tyro.conf.Positional[str]
+    """The new file: .safetensors, or .pt or .bin by torch."""
+    to: str | None = None
+    """diffusers, a1111, kohya, comfyui, sdxl, invoke or official. Unset: a1111 for .pt, diffusers for others."""
+    token: str | None = None
+    """Call the concept by this word instead of the file's own; of a file with several, take the one of this word."""
+    seed: int = 0
+    """Every verb takes one; nothing is drawn here."""
+    common: Annotated[Common, tyro.conf.arg(name="")] = field(default_factory=Common)
+
+    def run(self) -> None:
+        """Converts, and says how to use the file."""
+        from ti_jax.concepts.formats import write
+
+        concepts = load_concepts(self.source, self.token)
+        target = in_output(self.common, self.target)
+        write(concepts, target, to=self.to)
+        if self.common.json:
+            tokens = [concept.placeholder for concept in concepts]
+            print(json.dumps({"file": target, "format": self.to, "tokens": tokens}))
+            return
+        for concept in concepts:
+            sizes = ", ".join(f"{name} {list(values.shape)}" for name, values in concept.vectors.items())
+            print(f"{target}: {concept.placeholder} ({sizes})", *_two_calls(concept, target), sep="\n")
+
+
+def _two_calls(concept: Concept, file: str) -> list[str]:
+    """How diffusers loads a file of two encoders, which it does one at a time; nothing for a concept of one."""
+    if len(concept.vectors) == 1:
+        return []
+    torch = not file.endswith(".safetensors")
+    return [
+        "in diffusers:",
+        "  import torch" if torch else "  from safetensors.torch import load_file",
+        f"  state = torch.load({file!r}, weights_only=True)" if torch else f"  state = load_file({file!r})",
+        *(
+            f"  pipe.load_textual_inversion(state[{key!r}], token={concept.placeholder!r}, "
+            f"text_encoder=pipe.text_encoder{number}, tokenizer=pipe.tokenizer{number})"
+            for key, number in (("clip_l", ""), ("clip_g", "_2"))
+        ),
+    ]
