@@ -1,13 +1,16 @@
 """`.pt` and `.bin`: pickled files, opened by torch with `weights_only=True`, so that no code in them runs.
 
-That alone does not bound memory: a compressed archive may grow without end, and an array of one number may be declared
-as a view of any shape. The first is refused here; shapes are checked before an array is made (`content.vectors`).
+That alone does not bound memory: a compressed archive may grow without end, a pickle may nest objects until the
+interpreter overflows, and an array of one number may be declared as a view of any shape. The first two are refused
+here; shapes are checked before an array is made (`content.vectors`).
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import itertools
+import pickletools
 import tempfile
 import warnings
 import zipfile
@@ -22,7 +25,9 @@ from etils import epath
 from ti_jax.concepts.formats.content import Content, Stored, with_scalars
 from ti_jax.errors import UserError
 
-LARGEST = 256 * 2**20  # bytes of a file; an embedding has kilobytes
+LARGEST = 32 * 2**20  # bytes of a file; an embedding has kilobytes
+_LONGEST_PICKLE = 50_000  # operations; a word takes about fifty
+_PICKLES_OF_OLD_FILES = 5  # before torch 1.6: magic number, version, system, content, keys of the arrays that follow
 _ZIP = b"PK\x03\x04"
 
 
@@ -46,8 +51,7 @@ def read(file: epath.Path) -> Content:
     with _local(file) as path:
         with path.open("rb") as stream:
             zipped = stream.read(4) == _ZIP
-        if zipped:
-            _check_archive(path)
+        _check_archive(path) if zipped else _check_pickles(path.read_bytes(), _PICKLES_OF_OLD_FILES)
         try:
             # The official code saves its vectors in a ParameterDict, which holds no code either.
             with torch.serialization.safe_globals([torch.nn.ParameterDict]), warnings.catch_warnings():
@@ -94,12 +98,29 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise UserError("cannot be read safely: it is compressed, which torch's files never are")
+            if sum(member.file_size for member in members) > LARGEST:
+                raise UserError("cannot be read safely: it grows beyond any embedding when it is read")
+            pickles = [archive.read(member) for member in members if member.filename.endswith(".pkl")]
+    except UserError:
+        raise
     except Exception as error:  # zipfile raises what the damage happens to cause
         raise UserError(f"cannot be read safely: its archive is damaged ({type(error).__name__})") from error
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise UserError("cannot be read safely: it is compressed, which torch's files never are")
-    if sum(member.file_size for member in members) > LARGEST:
-        raise UserError("cannot be read safely: it grows beyond any embedding when it is read")
+    for data in pickles:
+        _check_pickles(data, 1)
+
+
+def _check_pickles(data: bytes, count: int) -> None:
+    """Refuses pickles, one after another at the start of the data, that do more than any embedding needs."""
+    stream = io.BytesIO(data)
+    try:
+        operations = itertools.chain.from_iterable(pickletools.genops(stream) for _ in range(count))  # parsed, not run
+        length = sum(1 for _ in itertools.islice(operations, _LONGEST_PICKLE))
+    except Exception as error:  # pickletools raises what the damage happens to cause
+        raise UserError(f"cannot be read safely: its pickle is damaged ({type(error).__name__})") from error
+    if length == _LONGEST_PICKLE:
+        raise UserError("cannot be read safely: it does more than any embedding needs")
 
 
 def _items(content: Any) -> dict[str, Any]:

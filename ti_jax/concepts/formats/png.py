@@ -20,7 +20,7 @@ from ti_jax.concepts.formats.content import Content, Stored, with_scalars
 from ti_jax.errors import UserError
 
 _CHUNK = "sd-ti-embedding"
-_LONGEST = 2**24  # bytes of text; 75 vectors of SD 2 take two million
+_LONGEST = 2**23  # bytes of text; 75 vectors of SD 2 take two million
 
 
 def looks_like(start: bytes) -> bool:

@@ -109,7 +109,7 @@ def _open(file: epath.Path) -> Content:
         start = stream.read(16)
     if start.startswith(b"\x93NUMPY"):
         raise UserError("is a pickled array of NumPy, which cannot be read safely: get it as safetensors")
-    for container in (png, pickled, safetensors):
+    for container in (png, safetensors, pickled):  # a header of 128 bytes begins like a pickle
         if container.looks_like(start):
             return container.read(file)
     if file.suffix.lower() not in SUFFIXES:
