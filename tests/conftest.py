@@ -35,6 +35,28 @@ def sd2_twin(tmp_path_factory):
     return _twin("sd2", tmp_path_factory.mktemp("sd2"))
 
 
+@pytest.fixture(scope="session")
+def sdxl_twin(tmp_path_factory):
+    """A random pipeline like SDXL: PyTorch's and ours, of the same files."""
+    return _sdxl_twin(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture(scope="session")
+def sdxl_twin_that_pools_at_the_end(tmp_path_factory):
+    """The same, but the config of its second text encoder names the true id of the end."""
+    from twins import VOCABULARY
+
+    return _sdxl_twin(tmp_path_factory.mktemp("sdxl"), eos_token_id=VOCABULARY - 1)
+
+
+def _sdxl_twin(folder, **options):
+    from twins import make_sdxl_twin
+
+    import ti_jax
+
+    return make_sdxl_twin(folder, **options), ti_jax.load(folder, dtype="float32")
+
+
 def _twin(kind, folder):
     from twins import make_twin  # torch and diffusers are slow to import
 

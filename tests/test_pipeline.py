@@ -325,7 +325,7 @@ def test_natural_type(device, dtype):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype(folder, dtype):
     pipeline = ti_jax.load(folder, dtype=dtype)
-    assert pipeline.precision == ti_jax.pipeline.Precision(dtype, dtype)
+    assert pipeline.precision == ti_jax.pipeline.Precision(dtype, dtype, dtype)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(pipeline.networks)} == {dtype}
 
 

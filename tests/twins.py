@@ -4,6 +4,8 @@
 `text_model.`, `position_ids`, the old names of the autoencoder's attention, `vocab.json` and `merges.txt`.
 `sd2` has what SD 2.1 has: v-prediction, gelu, linear projections, heads by level, `!` as padding; and the layout of
 today.
+`sdxl` has what SDXL has: two text encoders and tokenizers, a level without attention, transformers of several layers,
+sizes and crops as conditions.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
-Kind = Literal["sd1", "sd2"]
+Kind = Literal["sd1", "sd2", "sdxl"]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY = 2 * 256 + 1000 + 2
@@ -29,10 +31,30 @@ _VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "
 _TEXT = {
     "sd1": {"hidden_act": "quick_gelu", "num_hidden_layers": 3, "projection_dim": 32},
     "sd2": {"hidden_act": "gelu", "num_hidden_layers": 2, "projection_dim": 24},
+    "sdxl": {"hidden_act": "quick_gelu", "num_hidden_layers": 2, "projection_dim": 32},
+    "sdxl_2": {
+        "hidden_act": "gelu",
+        "num_hidden_layers": 3,
+        "projection_dim": 20,
+        "hidden_size": 24,
+        "intermediate_size": 72,
+        "num_attention_heads": 3,
+    },
 }
 _UNET = {
     "sd1": {"attention_head_dim": 2},
     "sd2": {"attention_head_dim": [2, 4], "use_linear_projection": True, "upcast_attention": True},
+    "sdxl": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": [2, 4],
+        "transformer_layers_per_block": [1, 2],
+        "use_linear_projection": True,
+        "cross_attention_dim": 32 + 24,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 20 + 6 * 8,
+    },
 }
 _NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -60,6 +82,31 @@ def make_twin(kind: Kind, folder: Path) -> diffusers.StableDiffusionPipeline:
         rewrite_tensors(folder / "text_encoder/model.safetensors", old_text_encoder)
         rewrite_tensors(folder / "vae/diffusion_pytorch_model.safetensors", old_vae)
     return open_twin(folder)
+
+
+def make_sdxl_twin(folder: Path, *, eos_token_id: int = 2) -> diffusers.StableDiffusionXLPipeline:
+    """The same of SDXL; `eos_token_id` says where the second text encoder pools: 2 at the largest id."""
+    torch.manual_seed(18)
+    parts = {
+        "text_encoder": _text_encoder("sdxl"),
+        "text_encoder_2": _text_encoder("sdxl_2", transformers.CLIPTextModelWithProjection, eos_token_id=eos_token_id),
+        "unet": _unet("sdxl"),
+        "vae": _vae(scaling_factor=0.13025),
+    }
+    for network in parts.values():
+        shake(network)
+    tokenizers = {}
+    for name, padding in (("tokenizer", END), ("tokenizer_2", "!")):
+        write_tokenizer(folder / name, padding=padding)
+        tokenizers[name] = transformers.CLIPTokenizer.from_pretrained(folder / name)
+    scheduler = diffusers.EulerDiscreteScheduler(**_NOISE, timestep_spacing="leading", steps_offset=1)
+    pipe = diffusers.StableDiffusionXLPipeline(
+        **parts, **tokenizers, scheduler=scheduler, add_watermarker=False, force_zeros_for_empty_prompt=True
+    )
+    pipe.save_pretrained(folder)
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def open_twin(folder: Path) -> diffusers.StableDiffusionPipeline:
@@ -129,42 +176,42 @@ def write_tokenizer(folder: Path, padding: str | None = None) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def _text_encoder(kind: Kind) -> transformers.CLIPTextModel:
-    config = transformers.CLIPTextConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=4,
-        max_position_embeddings=77,
+def _text_encoder(kind: str, model: Any = transformers.CLIPTextModel, **options: Any) -> torch.nn.Module:
+    values = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
         # What the hub's files say; transformers then pools at the largest id.
-        eos_token_id=2,
-        bos_token_id=0,
-        pad_token_id=1,
-        **_TEXT[kind],
-    )
-    return transformers.CLIPTextModel(config).eval()
+        "eos_token_id": 2,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+    }
+    return model(transformers.CLIPTextConfig(**{**values, **_TEXT[kind], **options})).eval()
 
 
 def _unet(kind: Kind) -> diffusers.UNet2DConditionModel:
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        norm_num_groups=8,
-        **_UNET[kind],
-    ).eval()
+    values = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 32,
+        "norm_num_groups": 8,
+    }
+    return diffusers.UNet2DConditionModel(**{**values, **_UNET[kind]}).eval()
 
 
-def _vae() -> diffusers.AutoencoderKL:
+def _vae(**options: Any) -> diffusers.AutoencoderKL:
     return diffusers.AutoencoderKL(
         block_out_channels=(8, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         norm_num_groups=4,
         sample_size=32,
+        **options,
     ).eval()
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, Key, UInt8
 
 from ti_jax.concepts.concept import Concept
 from ti_jax.concepts.prompts import TokenizedPrompts
-from ti_jax.conditioning import encode_prompts
+from ti_jax.conditioning import encode_prompts, picture_sizes, predict
 from ti_jax.diffusion.plan import Plan, plan
 from ti_jax.diffusion.samplers import sample
 from ti_jax.errors import UserError
@@ -86,7 +86,16 @@ def generate(
         some = jax.tree.map(lambda x, rows=rows: x[rows], tokens)
         images.append(
             _draw(
-                pipeline.networks, run, vectors, some, negative, noise, keys, jnp.float32(guidance), guided=guidance > 1
+                pipeline.networks,
+                run,
+                vectors,
+                some,
+                negative,
+                noise,
+                keys,
+                jnp.float32(guidance),
+                jnp.asarray(pipeline.zeros_for_empty_prompt and not negative_prompt),
+                guided=guidance > 1,
             )
         )
     return np.concatenate(images)[: len(texts)]
@@ -102,18 +111,29 @@ def _draw(
     noise: Float32[Array, "b h w c"],
     keys: Key[Array, " b"],
     guidance: Float32[Array, ""],
+    blank: Bool[Array, ""],
     *,
     guided: bool,
 ) -> UInt8[Array, "b rows columns 3"]:
-    """Prompts to pixels in one dispatch."""
-    context = encode_prompts(networks, tokens, vectors)
+    """Prompts to pixels in one dispatch; guidance leads away from zeros, not from the negative prompt, if `blank`."""
+    conditions = encode_prompts(networks, tokens, vectors)
     if guided:
         unwanted = encode_prompts(networks, negative, vectors)
-        context = jnp.concatenate([jnp.broadcast_to(unwanted, context.shape), context])
+        unwanted = jax.tree.map(lambda x: jnp.where(blank, jnp.zeros_like(x), x), unwanted)
+        conditions = jax.tree.map(
+            lambda away, towards: jnp.concatenate([jnp.broadcast_to(away, towards.shape), towards]),
+            unwanted,
+            conditions,
+        )
+    factor = networks["vae"].config.factor
+    sizes = picture_sizes(noise.shape[1] * factor, noise.shape[2] * factor)
 
     def denoise(latents: Float32[Array, "b h w c"], timestep: Float32[Array, ""]) -> Float32[Array, "b h w c"]:
         batch = jnp.concatenate([latents, latents]) if guided else latents
-        output = networks["unet"](batch, jnp.broadcast_to(timestep, batch.shape[:1]), context).astype(jnp.float32)
+        rows = batch.shape[0]
+        output = predict(
+            networks["unet"], batch, jnp.full(rows, timestep), conditions, jnp.broadcast_to(sizes, (rows, 6))
+        )
         if not guided:
             return output
         away, towards = jnp.split(output, 2)

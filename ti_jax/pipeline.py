@@ -43,6 +43,8 @@ class Precision:
     """Of the parameters in memory."""
     compute: str
     """Of the activations; norms and softmax are in float32."""
+    vae: str
+    """Of the autoencoder, parameters and activations: SDXL's overflows in float16."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Pipeline:
     """A frozen model; made by `load`."""
 
     networks: dict[str, Any]
-    """`text_encoder`, `unet` and `vae`: NNX modules, which are pytrees, to be arguments of jitted functions."""
+    """`text_encoder`, `unet`, `vae`, and SDXL's `text_encoder_2`: NNX modules, which are pytrees, to be arguments of
+    jitted functions."""
     tokenizers: dict[str, PreTrainedTokenizerBase]
     """By the encoder they belong to."""
     schedule: NoiseSchedule
@@ -59,6 +62,8 @@ class Pipeline:
     precision: Precision
     inversion_defaults: InversionDefaults = field(default_factory=InversionDefaults)
     """What an inversion takes where its configuration leaves it to the model."""
+    zeros_for_empty_prompt: bool = False
+    """Whether zeros stand for an empty negative prompt, as in SDXL."""
 
     @property
     def max_length(self) -> int:
@@ -180,11 +185,12 @@ def load(
     if prediction_type is not None:
         files = replace(files, scheduler={**files.scheduler, "prediction_type": prediction_type})
     _check_fit(source, files)
-    precision = _precision(dtype)
+    precision = _precision(dtype, sdxl="text_encoder_2" in files.configs)
     logger.info("%s: parameters in %s, computation in %s", source, precision.param, precision.compute)
-    types = {"dtype": jnp.dtype(precision.compute), "param_dtype": jnp.dtype(precision.param)}
 
     def network(name: str, config: NetworkConfig) -> Any:
+        param, compute = (precision.vae,) * 2 if name == "vae" else (precision.param, precision.compute)
+        types = {"dtype": jnp.dtype(compute), "param_dtype": jnp.dtype(param)}
         abstract = abstract_network(functools.partial(NETWORKS[type(config)], config, **types))
         tensors, table = files.weights(name)
         return load_parameters(abstract, tensors, table, param_dtype=types["param_dtype"], what=f"{source}/{name}")
@@ -196,6 +202,7 @@ def load(
         source=source,
         precision=precision,
         inversion_defaults=files.inversion_defaults,
+        zeros_for_empty_prompt=files.zeros_for_empty_prompt,
     )
 
 
@@ -210,29 +217,50 @@ NETWORKS: dict[type, Callable[..., Any]] = {
 def _check_fit(source: str, files: ModelFiles) -> None:
     """Raises UserError unless the parts of a model belong together."""
     configs: Mapping[str, Any] = files.configs
-    text, unet, vae = configs["text_encoder"], configs["unet"], configs["vae"]
-    words = len(files.tokenizers["text_encoder"])
+    unet, vae = configs["unet"], configs["vae"]
+    encoders = {name: configs[name] for name in files.tokenizers}
+    width = sum(encoder.hidden_size for encoder in encoders.values())
     contexts = unet.cross_attention_dim if isinstance(unet.cross_attention_dim, tuple) else (unet.cross_attention_dim,)
     if (unet.in_channels, unet.out_channels) != (vae.latent_channels,) * 2:
         raise UserError(
             f"{source}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, but latents have "
             f"{vae.latent_channels}: inpainting, depth and upscaling models are not supported"
         )
-    if set(contexts) != {text.hidden_size}:
+    if set(contexts) != {width}:
         raise UserError(
-            f"{source}: its UNet wants a context {contexts[0]} wide, and its text encoder gives {text.hidden_size}"
+            f"{source}: its UNet wants a context {contexts[0]} wide, and its text encoder"
+            f"{'s give' if len(encoders) > 1 else ' gives'} {width}"
         )
-    if words > text.vocab_size:
-        raise UserError(f"{source}: its tokenizer has {words} words, and its text encoder {text.vocab_size}")
+    _check_added(source, unet, configs.get("text_encoder_2"))
+    for name, encoder in encoders.items():
+        words = len(files.tokenizers[name])
+        if words > encoder.vocab_size:
+            raise UserError(f"{source}: its tokenizer has {words} words, and its {name} {encoder.vocab_size}")
 
 
-def _precision(dtype: str | None) -> Precision:
+def _check_added(source: str, unet: UNetConfig, second: CLIPTextConfig | None) -> None:
+    """Raises UserError unless the second text encoder gives what the UNet wants beside the context."""
+    if (unet.addition_embed_type is None) != (second is None):
+        raise UserError(f"{source}: a UNet with addition_embed_type wants two text encoders, and one without it one")
+    if second is None:
+        return
+    assert unet.addition_time_embed_dim is not None
+    pooled = second.projection_dim if second.with_projection else second.hidden_size
+    given = pooled + 6 * unet.addition_time_embed_dim
+    if given != unet.projection_class_embeddings_input_dim:
+        raise UserError(
+            f"{source}: its UNet wants {unet.projection_class_embeddings_input_dim} numbers beside the context, and "
+            f"its second text encoder and the sizes make {given}"
+        )
+
+
+def _precision(dtype: str | None, *, sdxl: bool) -> Precision:
     """What was asked for, or what suits the default device."""
     if dtype is None:
         dtype = _natural_type(jax.devices()[0])
     elif dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"dtype {dtype!r} is not known: choose float32, bfloat16 or float16")
-    return Precision(dtype, dtype)
+    return Precision(dtype, dtype, "float32" if sdxl and dtype == "float16" else dtype)
 
 
 def _natural_type(device: Any) -> str:

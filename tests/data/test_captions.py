@@ -12,7 +12,7 @@ from ti_jax.errors import UserError
 
 def _pictures(folder, count=2):
     pixels = np.zeros((4, 4, 3), np.uint8)
-    return [Picture(f"{i}.png", pixels, folder / f"{i}.png") for i in range(count)]
+    return [Picture(f"{i}.png", pixels, (4, 4), (0, 0), folder / f"{i}.png") for i in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,6 @@ def test_a_bad_caption_is_named(tmp_path, content, message):
 
 
 def test_arrays_have_no_captions():
-    picture = Picture("picture 0", np.zeros((4, 4, 3), np.uint8), None)
+    picture = Picture("picture 0", np.zeros((4, 4, 3), np.uint8), (4, 4), (0, 0))
     with pytest.raises(UserError, match="arrays have none"):
         prompts_for([picture], "<fox>", "captions")

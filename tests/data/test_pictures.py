@@ -220,6 +220,15 @@ def test_arrays(whole):
     assert len({picture.name for picture in pictures}) == 3
 
 
+def test_size_and_crop_are_kept():
+    """Of the picture as it was, turned; the corner in pixels of the resized one."""
+    sizes = [(48, 24), (20, 60), (16, 16)]
+    pictures = _load([_noise(*size) for size in sizes])
+    assert [picture.size for picture in pictures] == sizes
+    assert [picture.crop for picture in pictures] == [(RESOLUTION // 2, 0), (0, RESOLUTION), (0, 0)]
+    assert [picture.crop for picture in _load([_noise(*size) for size in sizes], crop="squash")] == [(0, 0)] * 3
+
+
 def test_arrays_of_different_sizes_are_made_square():
     wide = _noise(16, 32)
     (picture, _) = _load([wide, _noise(8, 8)])

@@ -29,6 +29,7 @@ def _concept(pictures=3, *, name="fox", seed=0):
         latent_mean=jnp.asarray(np.broadcast_to(mean[:, :, None, None, None], shape)),
         latent_std=jnp.asarray(np.broadcast_to(std[:, :, None, None, None], shape)),
         num_pictures=jnp.int32(3),
+        sizes=jnp.zeros((pictures, 6), jnp.float32).at[:, 0].set(jnp.arange(pictures, dtype=jnp.float32)),
         prompts={"text_encoder": TokenizedPrompts(jnp.asarray(prompts), jnp.asarray(prompts), jnp.arange(7))},
         first_prompt=jnp.asarray(FIRST + [0] * (pictures - 3), jnp.int32),
         num_prompts=jnp.asarray(COUNT + [0] * (pictures - 3), jnp.int32),

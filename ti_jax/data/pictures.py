@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,10 @@ class Picture:
 
     name: str
     pixels: UInt8[np.ndarray, "resolution resolution 3"]
+    size: tuple[int, int]
+    """Height and width before it was made square."""
+    crop: tuple[int, int]
+    """Top and left of the square, in pixels of the resized picture."""
     path: Path | None = None
     """Where it was read from; None for an array."""
 
@@ -59,7 +63,7 @@ def load_pictures(source: Any, *, resolution: int, crop: Crop = "center", skip_b
     if not isinstance(source, Iterable):
         raise UserError(f"pictures are a folder, files, bundled:NAME or arrays, not {type(source).__name__}")
     return [
-        Picture(f"picture {i}", _square(_from_array(array, i), resolution, crop)) for i, array in enumerate(source)
+        _square(f"picture {i}", _from_array(array, i), resolution, crop) for i, array in enumerate(source)
     ] or _no_pictures("the list of arrays")
 
 
@@ -95,7 +99,7 @@ def _paths(source: Any) -> list[Path]:
 def _read(path: Path, resolution: int, crop: Crop, skip_bad: bool) -> Picture | None:
     try:
         with Image.open(path) as image:
-            return Picture(path.name, _square(image, resolution, crop), path)
+            return replace(_square(path.name, image, resolution, crop), path=path)
     except Exception as error:  # a decoder raises what the damage happens to cause
         message = f"the picture {path} cannot be read ({error})"
         if skip_bad:
@@ -111,14 +115,17 @@ def _from_array(array: Any, index: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _square(image: Image.Image, resolution: int, crop: Crop) -> UInt8[np.ndarray, "resolution resolution 3"]:
+def _square(name: str, image: Image.Image, resolution: int, crop: Crop) -> Picture:
     """Turned as its EXIF data say, on white where it is transparent, then cut or squashed, bicubic and antialiased."""
     image = _rgb(ImageOps.exif_transpose(image))
+    size, corner = (image.height, image.width), (0, 0)
     if crop == "center":
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC))
+        corner = (top * resolution // side, left * resolution // side)
+    pixels = np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC))
+    return Picture(name, pixels, size, corner)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

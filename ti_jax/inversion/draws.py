@@ -25,6 +25,8 @@ class Examples(NamedTuple):
     timesteps: Int32[Array, "*batch"]
     prompts: dict[str, TokenizedPrompts]
     """By encoder; ids int32[*batch, length] and so on."""
+    sizes: Float32[Array, "*batch 6"]
+    """Of the pictures and their crops; see `conditioning.picture_sizes`."""
 
 
 def concept_key(seed: int, name: str) -> Key[Array, ""]:
@@ -70,6 +72,7 @@ def draw_examples(
             noise=jax.random.normal(noise_key, mean.shape, jnp.float32),
             timesteps=jax.random.randint(time_key, (), 0, num_timesteps),
             prompts=_prompt(concept, prompt),
+            sizes=concept.sizes[picture],
         )
 
     return jax.vmap(draw)(indices)
@@ -98,6 +101,7 @@ def fixed_examples(concept: SlotInputs, indices: Int32[Array, " batch"], size: i
             noise=jax.random.normal(jax.random.fold_in(key, index), mean.shape, jnp.float32),
             timesteps=((2 * index + 1) * num_timesteps) // (2 * size),
             prompts=_prompt(concept, concept.first_prompt[picture] + turn % concept.num_prompts[picture]),
+            sizes=concept.sizes[picture],
         )
 
     return jax.vmap(draw)(indices)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int
 
 from ti_jax.concepts.concept import Concept
+from ti_jax.conditioning import picture_sizes
 from ti_jax.inversion.draws import Examples
 from ti_jax.inversion.objective import example_losses
 from ti_jax.pipeline import Pipeline
@@ -25,6 +26,7 @@ def denoising_loss(
     latents: Float32[Array | np.ndarray, "b h w c"],
     noise: Float32[Array | np.ndarray, "b h w c"],
     timesteps: Int[Array | np.ndarray, " b"],
+    sizes: Float32[Array | np.ndarray, "b 6"] | None = None,
 ) -> Float32[Array, " b"]:
     """Mean squared error of the model's prediction, per example; differentiable by `concept`.
 
@@ -38,6 +40,8 @@ def denoising_loss(
         latents: of the pictures, already multiplied by the VAE's scaling factor.
         noise: standard normal.
         timesteps: in [0, number of training timesteps).
+        sizes: for SDXL: height and width of the original pictures, top and left of the crop, height and width now; None
+            for pictures that are as large as the latents and not cropped.
 
     Returns:
         the raw loss of each example, unweighted.
@@ -46,5 +50,10 @@ def denoising_loss(
         UserError: if a prompt is too long for the text encoder.
     """
     tokens = pipeline.tokenize(prompts, {concept.placeholder: concept.num_vectors}, overflow="error")
-    examples = Examples(jnp.asarray(latents), jnp.asarray(noise), jnp.asarray(timesteps, jnp.int32), tokens)
+    if sizes is None:
+        own = picture_sizes(latents.shape[1] * pipeline.factor, latents.shape[2] * pipeline.factor)
+        sizes = np.broadcast_to(own, (len(prompts), 6))
+    examples = Examples(
+        jnp.asarray(latents), jnp.asarray(noise), jnp.asarray(timesteps, jnp.int32), tokens, jnp.asarray(sizes)
+    )
     return _jitted_losses(pipeline.networks, pipeline.schedule, concept.vectors, examples)

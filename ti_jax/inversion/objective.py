@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float32
 
-from ti_jax.conditioning import encode_prompts
+from ti_jax.conditioning import encode_prompts, predict
 from ti_jax.diffusion.schedule import NoiseSchedule, add_noise, target
 from ti_jax.inversion.draws import Examples
 
@@ -31,11 +31,11 @@ def example_losses(
     Returns:
         the mean over height, width and channels of the squared difference to the target, in float32.
     """
-    context = encode_prompts(networks, examples.prompts, vectors)
+    conditions = encode_prompts(networks, examples.prompts, vectors)
     noisy = add_noise(schedule, examples.latents, examples.noise, examples.timesteps)
     wanted = target(schedule, examples.latents, examples.noise, examples.timesteps)
-    predicted: Float[Array, "b h w c"] = networks["unet"](noisy, examples.timesteps, context)
-    return jnp.mean(jnp.square(predicted.astype(jnp.float32) - wanted), axis=(1, 2, 3))
+    predicted = predict(networks["unet"], noisy, examples.timesteps, conditions, examples.sizes)
+    return jnp.mean(jnp.square(predicted - wanted), axis=(1, 2, 3))
 
 
 def slot_losses(

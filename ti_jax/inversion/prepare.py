@@ -79,6 +79,9 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         latent_mean=mean[:, :flips],
         latent_std=std[:, :flips],
         num_pictures=jnp.int32(len(pictures)),
+        sizes=jnp.asarray(
+            [[*picture.size, *picture.crop, resolution, resolution] for picture in pictures], jnp.float32
+        ),
         prompts=tokens,
         first_prompt=jnp.asarray(prompts.first, jnp.int32),
         num_prompts=jnp.asarray(prompts.count, jnp.int32),
@@ -114,6 +117,7 @@ def _initial_vectors(
                 token_table(pipeline, name),
                 tokenizer,
                 jax.random.fold_in(key, jnp.uint32(INITIAL_STREAM)),
+                encoder=name,
             )
         )
     return vectors

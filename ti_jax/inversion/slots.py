@@ -33,6 +33,8 @@ class SlotInputs(NamedTuple):
     """Means of the VAE's posterior, scaled; flip 0 is the picture as it is, 1 its mirror image."""
     latent_std: Float32[Array, "*slots p f h w c"]
     num_pictures: Int32[Array, "*slots"]
+    sizes: Float32[Array, "*slots p 6"]
+    """Of each picture and its crop; see `conditioning.picture_sizes`."""
     prompts: dict[str, TokenizedPrompts]
     """By encoder; ids int32[slots, t, length] and so on."""
     first_prompt: Int32[Array, "*slots p"]

@@ -11,7 +11,7 @@ from ti_jax.models.clip import CLIPTextConfig
 from ti_jax.models.config import read_config
 from ti_jax.models.unet import UNetConfig
 from ti_jax.models.vae import AutoencoderKLConfig
-from ti_jax.weights.index import Part, read_index, read_json
+from ti_jax.weights.index import Index, Part, read_index, read_json
 from ti_jax.weights.layout import find_weights
 from ti_jax.weights.loader import LazyTensor
 from ti_jax.weights.model_files import RULES, ModelFiles, NetworkConfig
@@ -52,8 +52,9 @@ def open_folder(folder: Path, *, source: str, variant: str | None = None) -> Mod
             for name, part in parts.items()
             if name.startswith("tokenizer")
         },
-        scheduler=_latent_scheduler(scheduler),
+        scheduler=_latent_scheduler(scheduler, index.pipeline),
         inversion_defaults=_inversion_defaults(folder),
+        zeros_for_empty_prompt=_zeros_for_empty_prompt(index),
     )
 
 
@@ -67,16 +68,23 @@ def _config(folder: Path, part: Part) -> NetworkConfig:
     return CLIPTextConfig.from_dict({**values, "architectures": [part.kind]})
 
 
-def _latent_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's config as diffusers' `StableDiffusionPipeline` corrects it: latents are not pictures, so nothing is
-    clipped to [-1, 1], and timesteps are offset by one.
+def _latent_scheduler(config: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
+    """A scheduler's config as diffusers' pipelines correct it: latents are not pictures, so nothing is clipped to
+    [-1, 1], and `StableDiffusionPipeline` offsets timesteps by one.
 
     diffusers swaps a scheduler with the clipping switched on again where the file does not mention it; we never clip.
     """
     corrected = {**config, "clip_sample": False}
-    if "steps_offset" in config or config.get("_class_name") == "DDIMScheduler":
+    offset = "steps_offset" in config or config.get("_class_name") == "DDIMScheduler"
+    if pipeline == "StableDiffusionPipeline" and offset:
         corrected["steps_offset"] = 1
     return corrected
+
+
+def _zeros_for_empty_prompt(index: Index) -> bool:
+    """What a pipeline says of it, or `StableDiffusionXLPipeline`'s default."""
+    default = index.pipeline == "StableDiffusionXLPipeline"
+    return bool(index.options.get("force_zeros_for_empty_prompt", default))
 
 
 def _inversion_defaults(folder: Path) -> InversionDefaults:

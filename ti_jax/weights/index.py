@@ -18,8 +18,14 @@ _STABLE_DIFFUSION = {
     "unet": ("unet", ("UNet2DConditionModel",)),
     "vae": ("vae", ("AutoencoderKL",)),
 }
+_STABLE_DIFFUSION_XL = {
+    **_STABLE_DIFFUSION,
+    "text_encoder_2": ("text_encoder_2", _CLIP),
+    "tokenizer_2": ("tokenizer_2", _CLIP_TOKENIZER),
+}
 PIPELINES: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "StableDiffusionPipeline": _STABLE_DIFFUSION,
+    "StableDiffusionXLPipeline": _STABLE_DIFFUSION_XL,
 }
 """Of each pipeline: its parts by our names, with their folders and the classes that are implemented here. Schedulers
 are judged by their own config, and the rest is not needed."""

@@ -26,7 +26,7 @@ class ModelFiles:
     """What a pipeline is made of."""
 
     configs: Mapping[str, NetworkConfig]
-    """By network: `text_encoder`, `unet`, `vae`."""
+    """By network: `text_encoder`, `text_encoder_2` in SDXL, `unet`, `vae`."""
     weights: Callable[[str], tuple[Mapping[str, LazyTensor], Rules]]
     """The tensors of a network, and how they are named."""
     tokenizers: Mapping[str, PreTrainedTokenizerBase]
@@ -34,3 +34,5 @@ class ModelFiles:
     scheduler: Mapping[str, Any]
     """As in `scheduler_config.json`."""
     inversion_defaults: InversionDefaults = field(default_factory=InversionDefaults)
+    zeros_for_empty_prompt: bool = False
+    """diffusers' `force_zeros_for_empty_prompt`."""
