@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Shaped
 
+from ti_jax.concepts.chunks import ChunkedPrompts
 from ti_jax.concepts.prompts import TokenizedPrompts
 from ti_jax.concepts.splice import splice
 
@@ -26,6 +28,7 @@ def encode_prompts(
     networks: Mapping[str, Any],
     prompts: Mapping[str, TokenizedPrompts],
     vectors: Mapping[str, Float32[Array, "*b n width"]],
+    weights: Mapping[str, Float32[Array, "b length"]] | None = None,
 ) -> Conditions:
     """What the text encoders make of prompts that may hold learned vectors.
 
@@ -36,6 +39,7 @@ def encode_prompts(
         networks: frozen modules by name.
         prompts: by encoder; ids int32[b, length].
         vectors: by encoder; one set for all prompts, or one a prompt. The loss is differentiated by these alone.
+        weights: by encoder, of each token; see `emphasize`.
 
     Returns:
         the conditions, in the encoders' compute dtype.
@@ -44,10 +48,61 @@ def encode_prompts(
     for name, tokens in prompts.items():
         embeddings = splice(networks[name].embed(tokens.ids), vectors[name], tokens.vector_index)
         outputs[name] = networks[name](embeddings, tokens.pool_index)
-    if "text_encoder_2" not in outputs:
-        return Conditions(outputs["text_encoder"].last_hidden_state, None)
-    states = [outputs[name].penultimate_hidden_state for name in ("text_encoder", "text_encoder_2")]
-    return Conditions(jnp.concatenate(states, axis=-1), outputs["text_encoder_2"].pooled)
+    single = "text_encoder_2" not in outputs
+    states = {
+        name: output.last_hidden_state if single else output.penultimate_hidden_state
+        for name, output in outputs.items()
+    }
+    if weights is not None:
+        states = {name: emphasize(state, weights[name]) for name, state in states.items()}
+    if single:
+        return Conditions(states["text_encoder"], None)
+    context = jnp.concatenate([states["text_encoder"], states["text_encoder_2"]], axis=-1)
+    return Conditions(context, outputs["text_encoder_2"].pooled)
+
+
+def emphasize(
+    states: Float[Array, "b length width"], weights: Float32[Array, "b length"]
+) -> Float[Array, "b length width"]:
+    """An encoder's output times the weights of its tokens, scaled back to the mean that it had.
+
+    Args:
+        states: of a chunk of each prompt.
+        weights: 1 for no emphasis.
+
+    Returns:
+        what cross-attention looks at instead. Source: AUTOMATIC1111/stable-diffusion-webui, modules/sd_emphasis.py,
+        `EmphasisOriginal`; there the mean is over all prompts of a batch, here of each.
+    """
+    before = states.astype(jnp.float32)
+    after = before * weights[:, :, None]
+    scale = before.mean(axis=(1, 2), keepdims=True) / after.mean(axis=(1, 2), keepdims=True)
+    return (after * scale).astype(states.dtype)
+
+
+def encode_chunks(
+    networks: Mapping[str, Any],
+    prompts: Mapping[str, ChunkedPrompts],
+    vectors: Mapping[str, Float32[Array, "n width"]],
+) -> Conditions:
+    """What the text encoders make of prompts in chunks, which they see one by one.
+
+    Args:
+        networks: frozen modules by name.
+        prompts: by encoder; ids int32[b, chunks, length].
+        vectors: by encoder.
+
+    Returns:
+        the conditions: the chunks' contexts one after another, and the first chunk's pooled output.
+    """
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), dict(prompts))
+    weights = {name: chunked.weights for name, chunked in flat.items() if chunked.weights is not None}
+    tokens = {name: chunked.tokens for name, chunked in flat.items()}
+    context, pooled = encode_prompts(networks, tokens, vectors, weights or None)
+    batch, chunks, length = prompts["text_encoder"].tokens.ids.shape
+    return Conditions(
+        context.reshape(batch, chunks * length, -1), None if pooled is None else pooled.reshape(batch, chunks, -1)[:, 0]
+    )
 
 
 def picture_sizes(height: int, width: int) -> Float32[np.ndarray, " 6"]:

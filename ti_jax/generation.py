@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Key, UInt8
 
+from ti_jax.concepts.chunks import ChunkedPrompts
 from ti_jax.concepts.concept import Concept
-from ti_jax.concepts.prompts import TokenizedPrompts
-from ti_jax.conditioning import encode_prompts, picture_sizes, predict
+from ti_jax.conditioning import encode_chunks, picture_sizes, predict
 from ti_jax.diffusion.plan import Plan, plan
 from ti_jax.diffusion.samplers import sample
 from ti_jax.errors import UserError
 from ti_jax.pipeline import Pipeline
 
-Tokens = Mapping[str, TokenizedPrompts]
+Tokens = Mapping[str, ChunkedPrompts]
 
 _BATCH_SIZE = 8
 
@@ -40,12 +40,14 @@ def generate(
     num_images: int = 1,
     eta: float = 0.0,
     batch_size: int | None = None,
+    long_prompts: str = "cut",
+    emphasis: str = "off",
 ) -> UInt8[np.ndarray, "n height width 3"]:
     """Draws pictures; a new prompt, word or seed does not compile again.
 
     Args:
         pipeline: the frozen model.
-        prompts: what to draw; one or several. What is beyond the text encoder's limit is cut off, with a warning.
+        prompts: what to draw; one or several.
         concepts: learned words that the prompts and the negative prompt may hold.
         seed: in [0, 2**32); picture i depends on (seed, i) alone, whatever the batch.
         steps: of the sampler.
@@ -58,6 +60,9 @@ def generate(
         num_images: of each prompt.
         eta: noise that `ddim` adds, in [0, 1].
         batch_size: pictures drawn at a time; None for all of them, but at most 8.
+        long_prompts: what to do with a prompt beyond the text encoder's limit: `cut` its end off with a warning, or go
+            on in a further `chunk` as A1111 does. All prompts of a call are filled up to the longest.
+        emphasis: `off` if brackets are text, `a1111` if `(word:1.2)` weighs a word.
 
     Returns:
         the pictures: all of the first prompt, all of the second, and so on.
@@ -71,8 +76,10 @@ def generate(
         raise UserError(f"batch_size = {batch_size}: it is 1 or more")
     run = plan(pipeline.schedule, sampler, steps, eta=eta)
     vectors, placeholders = _join(pipeline, concepts)
-    tokens = pipeline.tokenize(texts, placeholders)
-    negative = pipeline.tokenize([negative_prompt], placeholders)
+    chunked = pipeline.tokenize_chunks(
+        [*texts, negative_prompt], placeholders, long_prompts=long_prompts, emphasis=emphasis
+    )
+    tokens, negative = (jax.tree.map(lambda x, rows=rows: x[rows], chunked) for rows in (slice(-1), slice(-1, None)))
     shape = _shape(pipeline, latents, len(texts), height, width)
     start_key = _start_key(seed)
 
@@ -116,9 +123,9 @@ def _draw(
     guided: bool,
 ) -> UInt8[Array, "b rows columns 3"]:
     """Prompts to pixels in one dispatch; guidance leads away from zeros, not from the negative prompt, if `blank`."""
-    conditions = encode_prompts(networks, tokens, vectors)
+    conditions = encode_chunks(networks, tokens, vectors)
     if guided:
-        unwanted = encode_prompts(networks, negative, vectors)
+        unwanted = encode_chunks(networks, negative, vectors)
         unwanted = jax.tree.map(lambda x: jnp.where(blank, jnp.zeros_like(x), x), unwanted)
         conditions = jax.tree.map(
             lambda away, towards: jnp.concatenate([jnp.broadcast_to(away, towards.shape), towards]),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 
+from ti_jax.concepts.chunks import ChunkedPrompts, tokenize_chunks
 from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
 from ti_jax.config import InversionDefaults
 from ti_jax.diffusion.schedule import NoiseSchedule
@@ -125,6 +126,33 @@ class Pipeline:
                 placeholders,
                 max_length=self.max_length,
                 overflow=overflow,
+                eos_token_id=self.networks[name].config.eos_token_id,
+            )
+            for name, tokenizer in self.tokenizers.items()
+        }
+
+    def tokenize_chunks(
+        self, prompts: Sequence[str], placeholders: Mapping[str, int], *, long_prompts: str, emphasis: str
+    ) -> dict[str, ChunkedPrompts]:
+        """Prompts of any length, with weights, as each text encoder takes them; see `concepts.chunks.tokenize_chunks`.
+
+        Args:
+            prompts: any text.
+            placeholders: number of vectors by word.
+            long_prompts: `cut` or `chunk`.
+            emphasis: `off` or `a1111`.
+
+        Returns:
+            by encoder.
+        """
+        return {
+            name: tokenize_chunks(
+                prompts,
+                tokenizer,
+                placeholders,
+                max_length=self.max_length,
+                long_prompts=long_prompts,
+                emphasis=emphasis,
                 eos_token_id=self.networks[name].config.eos_token_id,
             )
             for name, tokenizer in self.tokenizers.items()

@@ -43,6 +43,10 @@ class Generate:
     """Pixels. Unset: the model's own."""
     batch_size: int | None = None
     """Pictures drawn at a time. Unset: all of them."""
+    long_prompts: str = "cut"
+    """What to do with a prompt beyond the model's limit: cut its end off, or go on in a further chunk as A1111 does."""
+    emphasis: str = "off"
+    """off: brackets are text. a1111: (word:1.2) weighs a word."""
     common: Annotated[Common, tyro.conf.arg(name="")] = field(default_factory=Common)
 
     def run(self) -> None:
@@ -75,6 +79,8 @@ class Generate:
             num_images=self.num_images,
             eta=self.eta,
             batch_size=self.batch_size,
+            long_prompts=self.long_prompts,
+            emphasis=self.emphasis,
         )
         settings = dataclasses.asdict(self)
         settings.pop("common")

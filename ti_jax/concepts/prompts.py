@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+Unit = tuple[list[int], list[int]]
+"""Tokens that stay together, ids and indices of vectors: one of the vocabulary, or all the vectors of a word."""
+Row = tuple[list[int], list[int], int]
+"""Ids, indices of vectors and the pooled position of a prompt."""
+
+
 class TokenizedPrompts(NamedTuple):
     """Prompts as a text encoder takes them; a pytree."""
 
@@ -60,12 +66,17 @@ def tokenize(
     Raises:
         UserError: if a prompt is too long and `overflow` says error, or if a placeholder would be cut off.
     """
-    first = dict(zip(placeholders, np.cumsum([0, *placeholders.values()]).tolist(), strict=False))
-    pattern = placeholder_pattern(placeholders)
-    eos = _id(tokenizer, "eos") if eos_token_id is None else eos_token_id
-    rows = [
-        _tokenize_one(prompt, tokenizer, pattern, placeholders, first, max_length, overflow, eos) for prompt in prompts
-    ]
+    vocabulary = Vocabulary(tokenizer, placeholders)
+    eos = vocabulary.end if eos_token_id is None else eos_token_id
+    rows = []
+    for prompt in prompts:
+        units = vocabulary.units(prompt)
+        rows.append(vocabulary.row(vocabulary.cut(prompt, units, max_length, overflow), max_length, eos))
+    return stack(rows)
+
+
+def stack(rows: Sequence[Row]) -> TokenizedPrompts:
+    """Rows of one length as arrays."""
     ids, index, pool = (np.asarray(column, np.int32) for column in zip(*rows, strict=True))
     return TokenizedPrompts(ids, index, pool)
 
@@ -92,66 +103,83 @@ def _whole_word(word: str) -> str:
     return before + re.escape(word) + after
 
 
-def _tokenize_one(
-    prompt: str,
-    tokenizer: PreTrainedTokenizerBase,
-    pattern: re.Pattern[str] | None,
-    placeholders: Mapping[str, int],
-    first: Mapping[str, int],
-    max_length: int,
-    overflow: str,
-    eos: int,
-) -> tuple[list[int], list[int], int]:
-    words = {fold(word): word for word in placeholders}
-    text = fold(prompt)
-    ids: list[int] = []
-    index: list[int] = []
-    position = 0
-    for match in pattern.finditer(text) if pattern else ():
-        piece = _plain(tokenizer, text[position : match.start()])
-        word = words[match.group()]
-        ids += piece + [0] * placeholders[word]
-        index += [-1] * len(piece) + list(range(first[word], first[word] + placeholders[word]))
-        position = match.end()
-    piece = _plain(tokenizer, text[position:])
-    ids, index = ids + piece, index + [-1] * len(piece)
-    room = max_length - 2
-    if len(ids) > room:
-        _overflow(prompt, tokenizer, placeholders, ids[room:], index[room:], len(ids) + 2, max_length, overflow)
-        ids, index = ids[:room], index[:room]
-    padding = max_length - 2 - len(ids)
-    row = [_id(tokenizer, "bos"), *ids, _id(tokenizer, "eos")] + [_id(tokenizer, "pad")] * padding
-    marks = [-1, *index, -1] + [-1] * padding
-    return row, marks, _pool_index(row, marks, eos)
+class Vocabulary:
+    """A tokenizer, and words that stand for vectors.
 
+    Args:
+        tokenizer: unchanged.
+        placeholders: number of vectors by word.
+    """
 
-def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, placeholders: Mapping[str, int]) -> None:
+        self.tokenizer = tokenizer
+        self.end = _id(tokenizer, "eos")
+        self._pattern = placeholder_pattern(placeholders)
+        self._owners = [word for word, count in placeholders.items() for _ in range(count)]
+        first = dict(zip(placeholders, np.cumsum([0, *placeholders.values()]).tolist(), strict=False))
+        self._vectors = {
+            fold(word): list(range(first[word], first[word] + count)) for word, count in placeholders.items()
+        }
+
+    @property
+    def comma(self) -> Unit | None:
+        """The comma, if it is one token."""
+        units = self._plain(",")
+        return units[0] if len(units) == 1 else None
+
+    def units(self, text: str) -> list[Unit]:
+        """What a text is made of, in order: tokens, and words that stand for vectors."""
+        text, units, position = fold(text), list[Unit](), 0
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            vectors = self._vectors[match.group()]
+            units += [*self._plain(text[position : match.start()]), ([0] * len(vectors), vectors)]
+            position = match.end()
+        return units + self._plain(text[position:])
+
+    def cut(self, prompt: str, units: list[Unit], max_length: int, overflow: Literal["error", "warn"]) -> list[Unit]:
+        """The units that the encoder has room for.
+
+        Raises:
+            UserError: if the rest has a placeholder, or there is one and `overflow` says error.
+        """
+        ends = np.cumsum([len(ids) for ids, _ in units]) + 2
+        kept = int(np.searchsorted(ends, max_length, side="right"))
+        if kept == len(units):
+            return units
+        rest = [index for _, unit in units[kept:] for index in unit]
+        if max(rest) >= 0:
+            raise UserError(
+                f"{self._owners[max(rest)]} is cut off in {prompt!r}: that has {ends[-1]} tokens and the model takes "
+                f"{max_length}; shorten the text before it, or use fewer vectors"
+            )
+        if overflow == "error":
+            raise UserError(f"{prompt!r} has {ends[-1]} tokens and the model takes {max_length}: shorten it")
+        text = self.tokenizer.decode([token for ids, _ in units[kept:] for token in ids])
+        logger.warning("the end of a prompt is cut off, at %d tokens: %r", max_length, text)
+        return units[:kept]
+
+    def row(self, units: Sequence[Unit], max_length: int, eos: int) -> Row:
+        """Units with begin, end and padding.
+
+        Args:
+            units: of at most `max_length` - 2 tokens.
+            max_length: of the row.
+            eos: of the text encoder's config, which says where it pools.
+        """
+        ids = [token for unit, _ in units for token in unit]
+        index = [i for _, unit in units for i in unit]
+        padding = max_length - 2 - len(ids)
+        ids = [_id(self.tokenizer, "bos"), *ids, self.end] + [_id(self.tokenizer, "pad")] * padding
+        index = [-1, *index, -1] + [-1] * padding
+        return ids, index, _pool_index(ids, index, eos)
+
+    def _plain(self, text: str) -> list[Unit]:
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
+        return [([token], [-1]) for token in ids]
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
     return getattr(tokenizer, f"{name}_token_id")
-
-
-def _overflow(
-    prompt: str,
-    tokenizer: PreTrainedTokenizerBase,
-    placeholders: Mapping[str, int],
-    ids: list[int],
-    index: list[int],
-    length: int,
-    max_length: int,
-    overflow: str,
-) -> None:
-    if max(index) >= 0:
-        owners = [word for word, count in placeholders.items() for _ in range(count)]
-        raise UserError(
-            f"{owners[max(index)]} is cut off in {prompt!r}: that has {length} tokens and the model takes "
-            f"{max_length}; shorten the text before it, or use fewer vectors"
-        )
-    if overflow == "error":
-        raise UserError(f"{prompt!r} has {length} tokens and the model takes {max_length}: shorten it")
-    logger.warning("the end of a prompt is cut off, at %d tokens: %r", max_length, tokenizer.decode(ids))
 
 
 def _pool_index(ids: list[int], marks: list[int], eos: int) -> int:
