@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,12 @@ _NEUTRAL: dict[str, Any] = {
 }
 
 
+def check_activation(name: str, what: str) -> None:
+    """Raises UserError if an activation is not implemented."""
+    if name not in _ACTIVATIONS:
+        raise UserError(f"{what}: hidden_act = {name!r} is not supported")
+
+
 @dataclass(frozen=True)
 class CLIPTextConfig:
     """Keys and defaults of transformers' `CLIPTextConfig`."""
@@ -60,22 +66,26 @@ class CLIPTextConfig:
     """Whether the pooled output goes through `text_projection` (transformers' `CLIPTextModelWithProjection`)."""
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in _ACTIVATIONS:
-            raise UserError(f"text encoder: hidden_act = {self.hidden_act!r} is not supported")
+        check_activation(self.hidden_act, "text encoder")
+
+    @property
+    def causal(self) -> bool:
+        """A token sees those before it."""
+        return True
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CLIPTextConfig:
         """Reads a `config.json`; raises UserError for what is not implemented."""
         values = dict(values)
         projection = "CLIPTextModelWithProjection" in (values.get("architectures") or ())
-        generation = dict.fromkeys(_GENERATION_KEYS.split(), ANY)
+        generation = dict.fromkeys(GENERATION_KEYS.split(), ANY)
         return read_config(
             cls, {**values, "with_projection": projection}, neutral={**_NEUTRAL, **generation}, what="text encoder"
         )
 
 
 # Old config.json files hold every generation default of transformers 4; none touches a text encoder.
-_GENERATION_KEYS = """
+GENERATION_KEYS = """
 bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
 diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
 forced_bos_token_id forced_eos_token_id id2label is_encoder_decoder label2id length_penalty max_length min_length
@@ -105,12 +115,32 @@ class CLIPTextEmbeddings(nnx.Module):
         self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, rngs=rngs, **types)
 
 
-class CLIPAttention(nnx.Module):
-    """Causal self-attention."""
+@runtime_checkable
+class LayerConfig(Protocol):
+    """What the layers of either tower of CLIP want to know."""
 
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def hidden_act(self) -> str: ...
+    @property
+    def layer_norm_eps(self) -> float: ...
+    @property
+    def causal(self) -> bool: ...
+
+
+class CLIPAttention(nnx.Module):
+    """Self-attention, causal in the text tower."""
+
+    def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
         width = config.hidden_size
-        self.heads = config.num_attention_heads
+        self.heads, self.causal = config.num_attention_heads, config.causal
         self.q_proj = nnx.Linear(width, width, rngs=rngs, **types)
         self.k_proj = nnx.Linear(width, width, rngs=rngs, **types)
         self.v_proj = nnx.Linear(width, width, rngs=rngs, **types)
@@ -121,14 +151,14 @@ class CLIPAttention(nnx.Module):
         q, k, v = (
             p(x).reshape(b, length, self.heads, width // self.heads) for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        causal = jnp.tril(jnp.ones((length, length), bool))
-        return self.out_proj(attention(q, k, v, mask=causal).reshape(b, length, width))
+        mask = jnp.tril(jnp.ones((length, length), bool)) if self.causal else None
+        return self.out_proj(attention(q, k, v, mask=mask).reshape(b, length, width))
 
 
 class CLIPMLP(nnx.Module):
     """Two linear layers."""
 
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
+    def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
         self.activation = config.hidden_act
         self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, rngs=rngs, **types)
         self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, rngs=rngs, **types)
@@ -142,7 +172,7 @@ class CLIPEncoderLayer(nnx.Module):
 
     def __init__(
         self,
-        config: CLIPTextConfig,
+        config: LayerConfig,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
@@ -163,7 +193,7 @@ class CLIPEncoderLayer(nnx.Module):
 class CLIPEncoder(nnx.Module):
     """The stack of layers."""
 
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
+    def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
         self.layers = nnx.List([CLIPEncoderLayer(config, rngs=rngs, **types) for _ in range(config.num_hidden_layers)])
 
 

@@ -22,13 +22,23 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
-        mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
-        variance = jnp.mean(jnp.square(grouped - mean), axis=(1, 3), keepdims=True)
-        normed = ((grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        # Over the pixels first: a sum over both at once is five times slower on a CPU.
+        pixels = tuple(range(1, x.ndim - 1))
+        values = x.astype(jnp.float32)
+        mean = jnp.mean(values, axis=pixels, keepdims=True)
+        variance = jnp.mean(jnp.square(values - mean), axis=pixels, keepdims=True)
+        group_mean = self._over_groups(mean)
+        group_variance = self._over_groups(variance + jnp.square(mean - group_mean))
         shape = (1,) * (x.ndim - 1) + (-1,)
         scale, bias = (p[...].astype(jnp.float32).reshape(shape) for p in (self.scale, self.bias))
-        return (normed * scale + bias).astype(x.dtype)
+        normed = (values - group_mean) * (jax.lax.rsqrt(group_variance + self.epsilon) * scale)
+        return (normed + bias).astype(x.dtype)
+
+    def _over_groups(self, moments: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        """Each channel gets the mean of its group's."""
+        size = moments.shape[-1] // self.groups
+        means = jnp.mean(moments.reshape(*moments.shape[:-1], self.groups, size), axis=-1)
+        return jnp.repeat(means, size, axis=-1)
 
 
 def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs, param_dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:

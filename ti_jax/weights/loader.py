@@ -126,7 +126,7 @@ def export_parameters(model: nnx.Module, rules: Rules) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
         name, transform = tensor_of(rules, parameter_name(path), leaf.ndim)
-        tensors[name] = np.ascontiguousarray(to_theirs(transform, np.asarray(leaf)))
+        tensors[name] = np.asarray(to_theirs(transform, np.asarray(leaf)), order="C")
     return tensors
 
 

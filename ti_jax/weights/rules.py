@@ -67,6 +67,15 @@ CLIP_TEXT = Rules(
     old_names=((r"^text_model\.", ""),),
     ignore=(r"(text_model\.)?embeddings\.position_ids",),
 )
+CLIP = Rules(
+    (
+        *CLIP_TEXT.rules,
+        Rule("weight", "kernel", "conv", ndim=4),
+        Rule("class_embedding", "class_embedding"),
+        Rule("logit_scale", "logit_scale"),
+    ),
+    ignore=(r"(text|vision)_model\.embeddings\.position_ids",),
+)
 UNET = Rules(
     (
         Rule("bias", "bias"),

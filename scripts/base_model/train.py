@@ -1,0 +1,103 @@
+"""Trains the bundled model, a stage at a time; every stage goes on where it stopped.
+
+    python scripts/base_model/train.py --stage vae
+    python scripts/base_model/train.py --stage clip
+    python scripts/base_model/train.py --stage unet
+
+Each stage keeps its state, its log (`STAGE.jsonl`) and samples in the state folder. At its end, or when `--hours` are
+over, or with `--export` at once, it writes its networks there as diffusers and transformers do: `vae/`, `clip/`,
+`text_encoder/` and `unet/`, with `tokenizer/` and the index of the pipeline. The UNet wants the autoencoder's folder,
+and begins with CLIP's text tower if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import clip
+import drawings as drawings_of
+import export
+import jax.numpy as jnp
+import unet
+import vae
+from drawings import Drawings
+from flax import nnx
+from loop import Rhythm, train
+from words import load_or_train_tokenizer
+
+from ti_jax.models.clip_vision import CLIPModel
+from ti_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
+from ti_jax.weights import rules
+from ti_jax.weights.index import read_json
+from ti_jax.weights.loader import abstract_network, load_parameters
+from ti_jax.weights.tensors import open_safetensors
+
+STEPS = {"vae": 9000, "clip": 3000, "unet": 40_000}
+
+
+def main() -> int:
+    """Reads the command line and runs a stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=list(STEPS), required=True)
+    parser.add_argument("--state-dir", type=Path, default=Path("runs/base_model"))
+    parser.add_argument(
+        "--drawings", type=Path, required=True, help="zip of pictures; the table of names lies beside it"
+    )
+    parser.add_argument("--steps", type=int, help="in all; earlier runs included")
+    parser.add_argument("--hours", type=float, default=float("inf"), help="of this run")
+    parser.add_argument("--export", action="store_true", help="train no more, only write the networks")
+    parser.add_argument("--dtype", default="float32", help="of the computation")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+
+    drawings = drawings_of.read_zip(options.drawings, options.drawings.with_suffix(".json"))
+    rhythm = Rhythm(stop_after=0.0 if options.export else 3600 * options.hours)
+    kinds = {"dtype": jnp.dtype(options.dtype), "steps": options.steps or STEPS[options.stage]}
+    {"vae": run_vae, "clip": run_clip, "unet": run_unet}[options.stage](drawings, options.state_dir, rhythm, **kinds)
+    return 0
+
+
+def run_vae(drawings: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+    """Trains the autoencoder; its scaling factor is measured at the end."""
+    seen = drawings_of.training_part(drawings)
+    trained = train(vae.vae_stage(seen, drawings_of.held_out_part(drawings), **kinds), folder, rhythm).average
+    config = dataclasses.replace(vae.CONFIG, scaling_factor=vae.scaling_factor(trained, seen))
+    export.write_vae(folder / "vae", trained, config)
+
+
+def run_clip(drawings: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+    """Trains CLIP, and the tokenizer if there is none."""
+    seen = drawings_of.training_part(drawings)
+    tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
+    trained = train(clip.clip_stage(seen, tokenizer, **kinds), folder, rhythm).average
+    export.write_clip(folder / "clip", trained, clip.CONFIG)
+
+
+def run_unet(drawings: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+    """Trains the text encoder and the UNet."""
+    seen = drawings_of.training_part(drawings)
+    tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
+    config = AutoencoderKLConfig.from_dict(read_json(folder / "vae" / "config.json"))
+    autoencoder = _read(folder / "vae" / "diffusion_pytorch_model.safetensors", AutoencoderKL, config, rules.VAE)
+    begin_with = folder / "clip" / "model.safetensors"
+    text = _read(begin_with, CLIPModel, clip.CONFIG, rules.CLIP).text_model if begin_with.exists() else None
+    trained = train(unet.unet_stage(seen, tokenizer, autoencoder, text, **kinds), folder, rhythm).average
+    export.write_text_encoder(folder / "text_encoder", trained.text_encoder, unet.TEXT)
+    export.write_unet(folder / "unet", trained.unet, unet.CONFIG)
+    export.write_pipeline(folder)
+
+
+def _read(file: Path, kind: Any, config: Any, table: rules.Rules) -> Any:
+    """A network that an earlier stage wrote, in float32."""
+    abstract: nnx.Module = abstract_network(functools.partial(kind, config))
+    return load_parameters(abstract, open_safetensors(file), table, param_dtype=jnp.float32, what=str(file))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The trainers, with very small networks."""
+
+import dataclasses
+import itertools
+import json
+
+import clip
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import unet
+import vae
+import words
+from flax import nnx
+from loop import Rhythm, train, warmup_constant_decay
+from state import load_state, new_state, save_state
+
+from ti_jax.models.vae import AutoencoderKL
+
+QUIET = Rhythm(log=1e9, save=1e9, validate=1e9)
+TEXT = dataclasses.replace(words.TEXT, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
+# Compiling the other two takes long.
+EVERY_STAGE = pytest.mark.parametrize(
+    "stages", ["clip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "unet"))], indirect=True
+)
+
+
+@pytest.fixture
+def small_vae(monkeypatch):
+    config = dataclasses.replace(vae.CONFIG, block_out_channels=(8, 8, 8), scaling_factor=0.5)
+    monkeypatch.setattr(vae, "CONFIG", config)
+    for name, value in {"_CROP": 16, "_BATCH": 2, "_WHOLE_FROM": 1.0, "_UNSEEN": 2}.items():
+        monkeypatch.setattr(vae, name, value)
+    return AutoencoderKL(config, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def small_unet(monkeypatch, small_vae):
+    config = dataclasses.replace(
+        unet.CONFIG, block_out_channels=(8, 8, 8), norm_num_groups=4, cross_attention_dim=16, attention_head_dim=2
+    )
+    for name, value in {"CONFIG": config, "TEXT": TEXT, "_BATCH": 4, "_POOL": 8, "_UNSEEN": 4}.items():
+        monkeypatch.setattr(unet, name, value)
+    monkeypatch.setattr(unet, "sample_pictures", lambda *_: np.zeros((3, 8, 8, 3), np.uint8))
+    return small_vae
+
+
+@pytest.fixture
+def small_clip(monkeypatch):
+    vision = dataclasses.replace(clip.CONFIG.vision, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
+    monkeypatch.setattr(clip, "CONFIG", clip.CLIPConfig(TEXT, vision, projection_dim=8))
+    monkeypatch.setattr(clip, "_BATCH", 6)
+    monkeypatch.setattr(clip, "_UNSEEN", 6)
+
+
+@pytest.fixture
+def stages(request, drawings, seen, tokenizer):
+    """Builds the stage that is asked for."""
+    request.getfixturevalue(f"small_{request.param}")
+    if request.param == "vae":
+        return lambda steps: vae.vae_stage(seen, drawings, steps=steps)
+    if request.param == "clip":
+        return lambda steps: clip.clip_stage(seen, tokenizer, steps=steps)
+    autoencoder = request.getfixturevalue("small_unet")
+    return lambda steps: unet.unet_stage(seen, tokenizer, autoencoder, None, steps=steps)
+
+
+@EVERY_STAGE
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(stages, tmp_path):
+    whole = train(stages(4), tmp_path / "whole", QUIET)
+    stage = stages(4)
+    half = dataclasses.replace(stage, batches=lambda first: itertools.islice(stage.batches(first), 2))
+    train(half, tmp_path / "parts", QUIET)
+    resumed = train(stages(4), tmp_path / "parts", QUIET)
+    assert int(whole.step) == int(resumed.step) == 4
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    lines = [json.loads(line) for line in (tmp_path / f"parts/{stage.name}.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "validate"] == [2, 4]
+    assert lines[1]["hours"] > lines[0]["hours"] > 0
+
+
+@EVERY_STAGE
+def test_steps_on_one_batch_bring_its_loss_down(stages):
+    stage = stages(1000)
+    batch = next(stage.batches(0))
+    step, state, losses = jax.jit(stage.step), stage.start(), []
+    for _ in range(12):
+        state, loss = step(state, batch, jax.random.key(0))
+        losses.append(float(loss["loss"]))
+    assert losses[-1] < 0.99 * losses[0]
+
+
+def test_a_state_of_other_networks_is_refused(tmp_path):
+    optimizer = optax.sgd(0.1)
+    save_state(tmp_path / "state", new_state({"a": jnp.ones(3)}, optimizer), {"hours": 1.5})
+    assert load_state(tmp_path / "state", new_state({"a": jnp.zeros(3)}, optimizer))[1] == {"hours": 1.5}
+    with pytest.raises(ValueError, match="of other sizes"):
+        load_state(tmp_path / "state", new_state({"a": jnp.zeros(4)}, optimizer))
+
+
+def test_learning_rate():
+    rate = warmup_constant_decay(2.0, 100, warmup=10, decay=0.2)
+    np.testing.assert_allclose([rate(jnp.asarray(i)) for i in (0, 9, 50, 80, 90, 100)], [0.2, 2, 2, 2, 1, 0], rtol=1e-6)
+
+
+def test_psnr():
+    pictures = np.zeros((2, 4, 4, 3), np.uint8)
+    assert vae.psnr(pictures, pictures + np.uint8(51)) == pytest.approx(20 * np.log10(5))
+
+
+def test_recall():
+    similarity = np.asarray([[0.9, 0.1, 0.2], [0.8, 0.7, 0.1], [0.3, 0.2, 0.1]])
+    assert [clip.recall(similarity, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
