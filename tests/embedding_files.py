@@ -60,6 +60,9 @@ LAYOUTS = {
     "a1111-word.pt": (a1111({"<fox>": VECTORS}, name="fox"), "<fox>", ONE),
     "official.pt": (official(**{"*": VECTORS}), "official", ONE),
     "official-1.11.pt": (old_official(), "official-1.11", ONE),
+    "star.safetensors": ({"*": VECTORS}, "star", ONE),
+    "scalars.bin": ({"<fox>": VECTORS, "step": 500, "initializer": "fox"}, "<fox>", ONE),
+    "encoders.safetensors": ({"text_encoder": VECTORS, "text_encoder_2": WIDE}, "encoders", TWO),
     "bare.pt": (VECTORS, "bare", ONE),
     "bare-parameter.bin": (torch.nn.Parameter(VECTORS), "bare-parameter", ONE),
 }

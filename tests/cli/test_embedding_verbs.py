@@ -114,6 +114,23 @@ def test_what_cannot_be_done_is_said_in_a_line(run, arguments, message, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_generate_takes_every_concept_of_a_file(run, monkeypatch):
+    asked = {}
+
+    def generate(pipeline, prompts, **options):
+        asked.update(options)
+        return np.zeros((1, 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(ti_jax, "generate", generate)
+    run("merge", "fox.safetensors", "run", "both.pt")
+    options = ["--concept", "both.pt", "--concept", "xl.safetensors", "--long-prompts", "chunk", "--emphasis", "a1111"]
+    assert run("generate", "a <fox>, a <cat>", *options)[0] == 0
+    assert [concept.placeholder for concept in asked["concepts"]] == ["<fox>", "<cat>", "<xl>"]
+    assert (asked["long_prompts"], asked["emphasis"]) == ("chunk", "a1111")
+    assert run("generate", "a <cat>", "--concept", "both.pt", "--token", "<CAT>")[0] == 0
+    assert [concept.placeholder for concept in asked["concepts"]] == ["<cat>"]
+
+
 def test_several_concepts_are_not_converted_to_a_format_of_one(run):
     run("merge", "fox.safetensors", "run", "both.pt")
     status, _, err = run("convert", "both.pt", "both.safetensors")

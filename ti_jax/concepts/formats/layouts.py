@@ -27,6 +27,8 @@ _ENCODERS = {
     "clip_g": "text_encoder_2",
     "text_encoders_0": "text_encoder",  # Replicate's cog-sdxl, and the first "advanced" scripts of diffusers
     "text_encoders_1": "text_encoder_2",
+    "text_encoder": "text_encoder",
+    "text_encoder_2": "text_encoder_2",
 }
 _FOREIGN = ("t5", "t5xxl", "llama", "gemma", "qwen")
 _BUNDLE = "bundle_emb."
@@ -60,8 +62,7 @@ def _a1111(content: Content) -> list[Found] | None:
         return [(word, {"text_encoder": stored}) for word, stored in arrays.items()]
     ((word, stored),) = arrays.items()
     name = content.entries.get("name")
-    named = name if isinstance(name, str) else None
-    return [(named if word == "*" else word, {"text_encoder": stored})]
+    return [(_named(word) or (name if isinstance(name, str) else None), {"text_encoder": stored})]
 
 
 def _xti(content: Content) -> list[Found] | None:
@@ -121,14 +122,19 @@ def _words(content: Content) -> list[Found] | None:
     Source: diffusers, examples/textual_inversion/textual_inversion.py, `save_progress`.
     """
     arrays = _arrays(content.entries)
-    if len(arrays) != len(content.entries):
+    if any(isinstance(value, Mapping) for value in content.entries.values()):
         return None
     if len(arrays) == 1 or all(word.startswith("<") and word.endswith(">") for word in arrays):
-        return [(word or None, {"text_encoder": stored}) for word, stored in arrays.items()] or None
+        return [(_named(word), {"text_encoder": stored}) for word, stored in arrays.items()] or None
     return None
 
 
 LAYOUTS: tuple[Callable[[Content], list[Found] | None], ...] = (_a1111, _xti, _bundle, _encoders, _marked, _words)
+
+
+def _named(word: str) -> str | None:
+    """A word, unless it stands for any."""
+    return None if word in ("*", "") else word
 
 
 def _arrays(entries: Mapping[str, Any]) -> dict[str, Stored]:
