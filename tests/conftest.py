@@ -57,6 +57,17 @@ def _sdxl_twin(folder, **options):
     return make_sdxl_twin(folder, **options), ti_jax.load(folder, dtype="float32")
 
 
+@pytest.fixture(scope="session")
+def ldm_twin(tmp_path_factory):
+    """A random pipeline like the paper's model: PyTorch's and ours, of the same files."""
+    from twins import make_ldm_twin
+
+    import ti_jax
+
+    folder = tmp_path_factory.mktemp("ldm")
+    return make_ldm_twin(folder), ti_jax.load(folder, dtype="float32")
+
+
 def _twin(kind, folder):
     from twins import make_twin  # torch and diffusers are slow to import
 

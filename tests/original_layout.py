@@ -29,17 +29,11 @@ CLIP_LAYER = {
 
 
 def original_layout(pipe) -> dict[str, torch.Tensor]:
-    """All tensors of a Stable Diffusion 1 or 2 pipeline under their original names."""
-    text = pipe.text_encoder
-    open_clip = text.config.hidden_act == "gelu"
+    """All tensors of a Stable Diffusion pipeline under their original names."""
     return {
         **under("model.diffusion_model.", tensors(unet(pipe.unet))),
         **under("first_stage_model.", {k: as_convolution(k, t) for k, t in tensors(vae(pipe.vae)).items()}),
-        **(
-            under("cond_stage_model.model.", open_clip_text(text, unused_layer=True))
-            if open_clip
-            else under("cond_stage_model.transformer.text_model.", openai_text(text))
-        ),
+        **text_encoders(pipe),
         # What training leaves in the file.
         "model_ema.diffusion_modelinput_blocks00weight": torch.zeros(3),
         "betas": torch.zeros(5),
@@ -49,6 +43,18 @@ def original_layout(pipe) -> dict[str, torch.Tensor]:
         "posterior_mean_coef1": torch.zeros(5),
         "alphas_cumprod_prev": torch.zeros(5),
     }
+
+
+def text_encoders(pipe) -> dict[str, torch.Tensor]:
+    text = pipe.text_encoder
+    if hasattr(pipe, "text_encoder_2"):
+        return {
+            **under("conditioner.embedders.0.transformer.text_model.", openai_text(text)),
+            **under("conditioner.embedders.1.model.", open_clip_text(pipe.text_encoder_2, unused_layer=False)),
+        }
+    if text.config.hidden_act == "gelu":
+        return under("cond_stage_model.model.", open_clip_text(text, unused_layer=True))
+    return under("cond_stage_model.transformer.text_model.", openai_text(text))
 
 
 def under(prefix, found):

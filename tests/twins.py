@@ -6,6 +6,7 @@
 today.
 `sdxl` has what SDXL has: two text encoders and tokenizers, a level without attention, transformers of several layers,
 sizes and crops as conditions.
+`ldm` has what the original latent-diffusion model has: a BERT, other names of folders.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from typing import Any, Literal
 import diffusers
 import torch
 import transformers
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+    LDMBertConfig,
+    LDMBertModel,
+    LDMTextToImagePipeline,
+)
 from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -105,6 +111,34 @@ def make_sdxl_twin(folder: Path, *, eos_token_id: int = 2) -> diffusers.StableDi
     )
     pipe.save_pretrained(folder)
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def make_ldm_twin(folder: Path) -> LDMTextToImagePipeline:
+    """The same of the paper's text-to-image model."""
+    torch.manual_seed(19)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789<>,.!?-'_"
+    special = ["[PAD]", *(f"[unused{i}]" for i in range(3)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*letters, *(f"##{letter}" for letter in letters), "fox", "cat", "photo", "of", "##es", "blue"]
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "tokenizer/vocab.txt").write_text("\n".join([*special, *pieces]) + "\n")
+    sizes = {"d_model": 32, "encoder_layers": 2, "encoder_ffn_dim": 48, "encoder_attention_heads": 2, "head_dim": 12}
+    parts = {
+        "bert": LDMBertModel(LDMBertConfig(vocab_size=len(special) + len(pieces), **sizes)).eval(),
+        "unet": _unet("sd1"),
+        "vqvae": _vae(
+            block_out_channels=(8, 8, 16, 16),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+    }
+    for network in parts.values():
+        shake(network)
+    tokenizer = transformers.BertTokenizer.from_pretrained(folder / "tokenizer")
+    scheduler = diffusers.DDIMScheduler(**_NOISE, clip_sample=False, set_alpha_to_one=False)
+    LDMTextToImagePipeline(**parts, tokenizer=tokenizer, scheduler=scheduler).save_pretrained(folder)
+    pipe = LDMTextToImagePipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -205,14 +239,14 @@ def _unet(kind: Kind) -> diffusers.UNet2DConditionModel:
 
 
 def _vae(**options: Any) -> diffusers.AutoencoderKL:
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        norm_num_groups=4,
-        sample_size=32,
-        **options,
-    ).eval()
+    values = {
+        "block_out_channels": (8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "norm_num_groups": 4,
+        "sample_size": 32,
+    }
+    return diffusers.AutoencoderKL(**{**values, **options}).eval()
 
 
 def _scheduler(kind: Kind) -> diffusers.SchedulerMixin:

@@ -19,6 +19,7 @@ from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
 from ti_jax.config import InversionDefaults
 from ti_jax.diffusion.schedule import NoiseSchedule
 from ti_jax.errors import UserError
+from ti_jax.models.bert import LDMBertConfig, LDMBertModel
 from ti_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from ti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from ti_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
@@ -208,11 +209,13 @@ def load(
     else:
         base = None if config is None else open_folder(resolve(str(config)), source=str(config))
         files = open_single_file(path, base=base, prediction_type=prediction_type)
-    if tokenizer is not None:
-        files = replace(files, tokenizers=load_tokenizers(resolve_tokenizer(str(tokenizer)), files.tokenizers))
+    if tokenizer is None:
+        tokenizers = {name: files.tokenizer(name) for name in files.encoders}
+    else:
+        tokenizers = load_tokenizers(resolve_tokenizer(str(tokenizer)), files.encoders)
     if prediction_type is not None:
         files = replace(files, scheduler={**files.scheduler, "prediction_type": prediction_type})
-    _check_fit(source, files)
+    _check_fit(source, files, {name: len(words) for name, words in tokenizers.items()})
     precision = _precision(dtype, sdxl="text_encoder_2" in files.configs)
     logger.info("%s: parameters in %s, computation in %s", source, precision.param, precision.compute)
 
@@ -225,7 +228,7 @@ def load(
 
     return Pipeline(
         networks={name: network(name, config) for name, config in files.configs.items()},
-        tokenizers=dict(files.tokenizers),
+        tokenizers=tokenizers,
         schedule=NoiseSchedule.from_config(files.scheduler),
         source=source,
         precision=precision,
@@ -236,17 +239,18 @@ def load(
 
 NETWORKS: dict[type, Callable[..., Any]] = {
     CLIPTextConfig: CLIPTextModel,
+    LDMBertConfig: LDMBertModel,
     UNetConfig: UNet2DConditionModel,
     AutoencoderKLConfig: AutoencoderKL,
 }
 """What is built from a config."""
 
 
-def _check_fit(source: str, files: ModelFiles) -> None:
+def _check_fit(source: str, files: ModelFiles, words: Mapping[str, int]) -> None:
     """Raises UserError unless the parts of a model belong together."""
     configs: Mapping[str, Any] = files.configs
     unet, vae = configs["unet"], configs["vae"]
-    encoders = {name: configs[name] for name in files.tokenizers}
+    encoders = {name: configs[name] for name in files.encoders}
     width = sum(encoder.hidden_size for encoder in encoders.values())
     contexts = unet.cross_attention_dim if isinstance(unet.cross_attention_dim, tuple) else (unet.cross_attention_dim,)
     if (unet.in_channels, unet.out_channels) != (vae.latent_channels,) * 2:
@@ -261,9 +265,8 @@ def _check_fit(source: str, files: ModelFiles) -> None:
         )
     _check_added(source, unet, configs.get("text_encoder_2"))
     for name, encoder in encoders.items():
-        words = len(files.tokenizers[name])
-        if words > encoder.vocab_size:
-            raise UserError(f"{source}: its tokenizer has {words} words, and its {name} {encoder.vocab_size}")
+        if words[name] > encoder.vocab_size:
+            raise UserError(f"{source}: its tokenizer has {words[name]} words, and its {name} {encoder.vocab_size}")
 
 
 def _check_added(source: str, unet: UNetConfig, second: CLIPTextConfig | None) -> None:

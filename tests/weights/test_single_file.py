@@ -33,7 +33,7 @@ def same_weights(pipeline, pipe):
             np.testing.assert_array_equal(ours[key], tensor)
 
 
-@pytest.fixture(params=["sd1_twin", "sd2_twin"])
+@pytest.fixture(params=["sd1_twin", "sd2_twin", "sdxl_twin"])
 def checkpoint(request, tmp_path):
     """A file, the PyTorch pipeline that it was made of, and ours."""
     pipe, pipeline = request.getfixturevalue(request.param)
@@ -47,9 +47,8 @@ def test_with_configs_of_a_folder(checkpoint):
     ours = ti_jax.load(file, config=pipeline.source, dtype="float32")
     same_weights(ours, pipe)
     assert ours.fingerprint() == pipeline.fingerprint()
-    theirs = diffusers.StableDiffusionPipeline.from_single_file(
-        str(file), config=pipeline.source, safety_checker=None, local_files_only=True
-    )
+    assert ours.zeros_for_empty_prompt == pipeline.zeros_for_empty_prompt
+    theirs = type(pipe).from_single_file(str(file), config=pipeline.source, local_files_only=True)
     same_weights(ours, theirs)
 
 
@@ -87,7 +86,7 @@ class Pipe:
 
     def __init__(self, kind):
         torch.manual_seed(3)
-        sd2 = kind == "sd2"
+        sd2, sdxl = kind == "sd2", kind == "sdxl"
         text = transformers.CLIPTextConfig(
             hidden_size=64,
             intermediate_size=96,
@@ -98,46 +97,60 @@ class Pipe:
             hidden_act="gelu" if sd2 else "quick_gelu",
             eos_token_id=2,
         )
+        added = {}
         self.text_encoder = transformers.CLIPTextModel(text).eval()
+        if sdxl:
+            second = transformers.CLIPTextConfig(**{**text.to_dict(), "projection_dim": 48, "hidden_act": "gelu"})
+            self.text_encoder_2 = transformers.CLIPTextModelWithProjection(second).eval()
+            added = {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 8,
+                "projection_class_embeddings_input_dim": 48 + 6 * 8,
+                "transformer_layers_per_block": (1, 2, 1),
+            }
         self.unet = diffusers.UNet2DConditionModel(
             sample_size=64,
-            block_out_channels=(64, 128, 128) if sd2 else (32, 64, 64),
+            block_out_channels=(64, 128, 128) if sd2 or sdxl else (32, 64, 64),
             layers_per_block=2 if sd2 else 1,
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=64,
-            attention_head_dim=[1, 2, 2] if sd2 else 8,
-            use_linear_projection=sd2,
+            cross_attention_dim=128 if sdxl else 64,
+            attention_head_dim=[1, 2, 2] if sd2 or sdxl else 8,
+            use_linear_projection=sd2 or sdxl,
+            **added,
         ).eval()
         self.vae = diffusers.AutoencoderKL(
             block_out_channels=(32, 64),
             down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
             layers_per_block=2,
+            scaling_factor=0.13025 if sdxl else 0.18215,
         ).eval()
-        for network in (self.text_encoder, self.unet, self.vae):
+        for network in vars(self).values():
             shake(network)
 
 
-@pytest.mark.parametrize(("kind", "prediction"), [("sd1", None), ("sd2", "epsilon"), ("sd2", "v_prediction")])
+@pytest.mark.parametrize(
+    ("kind", "prediction"), [("sd1", None), ("sd2", "epsilon"), ("sd2", "v_prediction"), ("sdxl", None)]
+)
 def test_told_by_the_file(kind, prediction, tmp_path):
     pipe = Pipe(kind)
     save_file(original_layout(pipe), tmp_path / "model.safetensors")
     pipeline = ti_jax.load(tmp_path / "model.safetensors", prediction_type=prediction, dtype="float32")
     same_weights(pipeline, pipe)
     for name, network in pipeline.networks.items():
-        config = getattr(pipe, name).config
-        assert replace(network.config, **SIZES[name]) == replace(
-            type(network.config).from_dict(config if name != "text_encoder" else config.to_dict()), **SIZES[name]
+        theirs = getattr(pipe, name)
+        values = theirs.config if name in ("unet", "vae") else theirs.config.to_dict()
+        ours = replace(network.config, sample_size=64) if name == "unet" else network.config
+        assert ours == type(ours).from_dict(
+            {**values, "architectures": [type(theirs).__name__]} if "text" in name else values
         )
+    sample_size = {"sdxl": 128, "sd2": 96 if prediction == "v_prediction" else 64, "sd1": 64}[kind]
+    assert pipeline.networks["unet"].config.sample_size == sample_size
     assert pipeline.schedule.prediction_type == (prediction or "epsilon")
-    assert pipeline.networks["unet"].config.sample_size == (96 if prediction == "v_prediction" else 64)
     assert pipeline.max_length == 77
-    assert pipeline.tokenizers["text_encoder"].pad_token_id == (0 if kind == "sd2" else 49407)
-
-
-SIZES = {"text_encoder": {}, "unet": {"sample_size": 64}, "vae": {}}
-"""What a file does not tell, and the family does."""
+    paddings = [words.pad_token_id for words in pipeline.tokenizers.values()]
+    assert paddings == {"sd1": [49407], "sd2": [0], "sdxl": [49407, 0]}[kind]
 
 
 class Shape(NamedTuple):
@@ -149,27 +162,32 @@ class Shape(NamedTuple):
         raise AssertionError("only the shape is asked for")
 
 
-@pytest.mark.parametrize("name", ["sd-1.5", "sd-2.1"])
+def text_config(config):
+    values = asdict(config)
+    values.pop("with_projection")
+    return transformers.CLIPTextConfig(**values)
+
+
+@pytest.mark.parametrize("name", ["sd-1.5", "sd-2.1", "sdxl"])
 def test_published_models(name, tmp_path, monkeypatch):
     """At their true sizes the file tells the very preset, and every tensor has its place."""
     found = preset(name)
     with torch.device("meta"):
-        text = asdict(found.text_encoder)
-        text.pop("with_projection")
         pipe = SimpleNamespace(
-            text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
+            text_encoder=transformers.CLIPTextModel(text_config(found.text_encoder)),
             unet=diffusers.UNet2DConditionModel(**asdict(found.unet)),
             vae=diffusers.AutoencoderKL(**asdict(found.vae)),
         )
+        if found.text_encoder_2 is not None:
+            pipe.text_encoder_2 = transformers.CLIPTextModelWithProjection(text_config(found.text_encoder_2))
     tensors = {key: Shape(tuple(tensor.shape)) for key, tensor in original_layout(pipe).items()}
     monkeypatch.setattr(single_file, "open_weights", lambda path: tensors)
     files = single_file.open_single_file(tmp_path, base=None, prediction_type="v_prediction")
-    assert replace(files.configs["text_encoder"], eos_token_id=49407, projection_dim=text["projection_dim"]) == (
-        found.text_encoder
-    )
-    assert files.configs["unet"] == found.unet
-    assert files.configs["vae"] == found.vae
     for part, config in files.configs.items():
+        published = getattr(found, part)
+        assert config == (
+            replace(published, eos_token_id=2, projection_dim=config.projection_dim) if "text" in part else published
+        )
         found_tensors, rules = files.weights(part)
         network = abstract_network(functools.partial(NETWORKS[type(config)], config))
         shapes = {parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(network)[0]}

@@ -179,7 +179,9 @@ class Vocabulary:
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
-    return getattr(tokenizer, f"{name}_token_id")
+    """Of a token by its role; BERT has other names for begin and end."""
+    own = getattr(tokenizer, f"{name}_token_id")
+    return getattr(tokenizer, {"bos": "cls_token_id", "eos": "sep_token_id"}[name]) if own is None else own
 
 
 def _pool_index(ids: list[int], marks: list[int], eos: int) -> int:

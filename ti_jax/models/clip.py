@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 
 from ti_jax.errors import UserError
 from ti_jax.models.attention import attention
-from ti_jax.models.config import ANY, read_config
+from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, read_config
 from ti_jax.models.layers import layer_norm
 
 _ACTIVATIONS = {
@@ -24,21 +24,16 @@ _ACTIVATIONS = {
 }
 
 _NEUTRAL: dict[str, Any] = {
+    **dict.fromkeys(TRANSFORMERS_KEYS, ANY),
     "attention_dropout": ANY,  # nothing is dropped: the encoder is frozen
     "dropout": ANY,
     "initializer_factor": ANY,
     "initializer_range": ANY,
     "bos_token_id": ANY,
     "pad_token_id": ANY,  # the tokenizer pads
-    "architectures": ANY,
-    "dtype": ANY,
-    "torch_dtype": ANY,
-    "transformers_version": ANY,
     "model_type": ("clip_text_model", "clip"),
-    "use_cache": ANY,
     "is_decoder": (False,),
     "add_cross_attention": (False,),
-    "tie_word_embeddings": ANY,
 }
 
 
@@ -78,22 +73,7 @@ class CLIPTextConfig:
         """Reads a `config.json`; raises UserError for what is not implemented."""
         values = dict(values)
         projection = "CLIPTextModelWithProjection" in (values.get("architectures") or ())
-        generation = dict.fromkeys(GENERATION_KEYS.split(), ANY)
-        return read_config(
-            cls, {**values, "with_projection": projection}, neutral={**_NEUTRAL, **generation}, what="text encoder"
-        )
-
-
-# Old config.json files hold every generation default of transformers 4; none touches a text encoder.
-GENERATION_KEYS = """
-bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
-diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
-forced_bos_token_id forced_eos_token_id id2label is_encoder_decoder label2id length_penalty max_length min_length
-no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores
-prefix problem_type pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate
-sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k
-top_p torchscript typical_p use_bfloat16
-"""
+        return read_config(cls, {**values, "with_projection": projection}, neutral=_NEUTRAL, what="text encoder")
 
 
 class CLIPTextOutput(NamedTuple):

@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
 from ti_jax.errors import UserError
-from ti_jax.models.clip import GENERATION_KEYS, CLIPEncoder, CLIPTextConfig, CLIPTextModel, check_activation
-from ti_jax.models.config import ANY, read_config
+from ti_jax.models.clip import CLIPEncoder, CLIPTextConfig, CLIPTextModel, check_activation
+from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, read_config
 from ti_jax.models.layers import layer_norm
 
 _NEUTRAL: dict[str, Any] = {
@@ -29,7 +29,7 @@ _NEUTRAL: dict[str, Any] = {
     "dtype": ANY,
     "torch_dtype": ANY,
     "transformers_version": ANY,
-    **dict.fromkeys(GENERATION_KEYS.split(), ANY),
+    **dict.fromkeys(TRANSFORMERS_KEYS, ANY),
 }
 
 

@@ -51,6 +51,19 @@ def read_config(kind: type[Config], values: Mapping[str, Any], *, neutral: Mappi
 ANY = object()
 """As a neutral value: the key never changes what the network computes here."""
 
+_TRANSFORMERS_KEYS = """
+architectures dtype torch_dtype transformers_version use_cache tie_word_embeddings
+bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
+diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
+forced_bos_token_id forced_eos_token_id id2label is_encoder_decoder label2id length_penalty max_length min_length
+no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores
+prefix problem_type pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate
+sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k
+top_p torchscript typical_p use_bfloat16
+"""
+TRANSFORMERS_KEYS = tuple(_TRANSFORMERS_KEYS.split())
+"""Keys of transformers that touch no text encoder; old files hold every generation default of version 4."""
+
 
 def _is_neutral(value: Any, neutral: Any) -> bool:
     if neutral is ANY:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ti_jax.config import InversionDefaults
+from ti_jax.models.bert import LDMBertConfig
 from ti_jax.models.clip import CLIPTextConfig
 from ti_jax.models.config import read_config
 from ti_jax.models.unet import UNetConfig
@@ -47,11 +48,7 @@ def open_folder(folder: Path, *, source: str, variant: str | None = None) -> Mod
     return ModelFiles(
         configs=configs,
         weights=weights,
-        tokenizers={
-            name.replace("tokenizer", "text_encoder"): load_tokenizer(folder / part.folder)
-            for name, part in parts.items()
-            if name.startswith("tokenizer")
-        },
+        tokenizer=lambda encoder: load_tokenizer(folder / encoder.replace("text_encoder", "tokenizer")),
         scheduler=_latent_scheduler(scheduler, index.pipeline),
         inversion_defaults=_inversion_defaults(folder),
         zeros_for_empty_prompt=_zeros_for_empty_prompt(index),
@@ -64,6 +61,8 @@ def _config(folder: Path, part: Part) -> NetworkConfig:
         return UNetConfig.from_dict(values)
     if part.kind == "AutoencoderKL":
         return AutoencoderKLConfig.from_dict(values)
+    if part.kind == "LDMBertModel":
+        return LDMBertConfig.from_dict(values)
     # Its class decides on the projection, whatever the encoder was called when it was part of something else.
     return CLIPTextConfig.from_dict({**values, "architectures": [part.kind]})
 

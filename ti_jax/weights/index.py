@@ -26,6 +26,12 @@ _STABLE_DIFFUSION_XL = {
 PIPELINES: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "StableDiffusionPipeline": _STABLE_DIFFUSION,
     "StableDiffusionXLPipeline": _STABLE_DIFFUSION_XL,
+    "LDMTextToImagePipeline": {
+        **_STABLE_DIFFUSION,
+        "text_encoder": ("bert", ("LDMBertModel",)),
+        "tokenizer": ("tokenizer", ("BertTokenizer", "BertTokenizerFast")),
+        "vae": ("vqvae", ("AutoencoderKL",)),
+    },
 }
 """Of each pipeline: its parts by our names, with their folders and the classes that are implemented here. Schedulers
 are judged by their own config, and the rest is not needed."""

@@ -76,6 +76,6 @@ def _existing(folder: Path, kinds: list[tuple[str, str]]) -> Iterator[Path]:
 
 def _stem(network: str, extension: str) -> str:
     """transformers writes the text encoders, diffusers the rest."""
-    if not network.startswith("text_encoder"):
+    if not network.startswith(("text_encoder", "bert")):
         return "diffusion_pytorch_model"
     return "model" if extension == "safetensors" else "pytorch_model"

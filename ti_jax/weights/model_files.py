@@ -7,17 +7,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ti_jax.config import InversionDefaults
+from ti_jax.models.bert import LDMBertConfig
 from ti_jax.models.clip import CLIPTextConfig
 from ti_jax.models.unet import UNetConfig
 from ti_jax.models.vae import AutoencoderKLConfig
 from ti_jax.weights.loader import LazyTensor
-from ti_jax.weights.rules import CLIP_TEXT, UNET, VAE, Rules
+from ti_jax.weights.rules import CLIP_TEXT, LDM_BERT, UNET, VAE, Rules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NetworkConfig = CLIPTextConfig | UNetConfig | AutoencoderKLConfig
-RULES: Mapping[type, Rules] = {CLIPTextConfig: CLIP_TEXT, UNetConfig: UNET, AutoencoderKLConfig: VAE}
+NetworkConfig = CLIPTextConfig | LDMBertConfig | UNetConfig | AutoencoderKLConfig
+RULES: Mapping[type, Rules] = {
+    CLIPTextConfig: CLIP_TEXT,
+    LDMBertConfig: LDM_BERT,
+    UNetConfig: UNET,
+    AutoencoderKLConfig: VAE,
+}
 """How diffusers and transformers name the parameters of a network, by its config."""
 
 
@@ -29,10 +35,15 @@ class ModelFiles:
     """By network: `text_encoder`, `text_encoder_2` in SDXL, `unet`, `vae`."""
     weights: Callable[[str], tuple[Mapping[str, LazyTensor], Rules]]
     """The tensors of a network, and how they are named."""
-    tokenizers: Mapping[str, PreTrainedTokenizerBase]
-    """By the encoder they belong to."""
+    tokenizer: Callable[[str], PreTrainedTokenizerBase]
+    """Of a text encoder."""
     scheduler: Mapping[str, Any]
     """As in `scheduler_config.json`."""
     inversion_defaults: InversionDefaults = field(default_factory=InversionDefaults)
     zeros_for_empty_prompt: bool = False
     """diffusers' `force_zeros_for_empty_prompt`."""
+
+    @property
+    def encoders(self) -> list[str]:
+        """The text encoders among the networks."""
+        return [name for name in self.configs if name.startswith("text_encoder")]

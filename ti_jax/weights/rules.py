@@ -76,6 +76,16 @@ CLIP = Rules(
     ),
     ignore=(r"(text|vision)_model\.embeddings\.position_ids",),
 )
+_LDM_BERT_TABLE = r"model\.embed_\w+"
+LDM_BERT = Rules(
+    (
+        Rule("bias", "bias"),
+        Rule("weight", "scale", ndim=1),
+        Rule("weight", "kernel", "transpose", ndim=2, where=rf"(?!{_LDM_BERT_TABLE}$).*"),
+        Rule("weight", "embedding", ndim=2, where=_LDM_BERT_TABLE),
+    ),
+    ignore=(r"to_logits\..*",),  # for training it
+)
 UNET = Rules(
     (
         Rule("bias", "bias"),

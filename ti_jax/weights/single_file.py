@@ -1,4 +1,5 @@
-"""A model as one file in the original layout: Stable Diffusion 1 and 2 (CompVis latent-diffusion)."""
+"""A model as one file in the original layout: Stable Diffusion 1 and 2 (CompVis latent-diffusion) and XL (Stability
+generative-models)."""
 
 from __future__ import annotations
 
@@ -51,7 +52,15 @@ class Family:
 
 _SD1 = Family("sd-1.5", {"text_encoder": Encoder("cond_stage_model.transformer.", "clip")}, 8)
 _SD2 = Family("sd-2.1", {"text_encoder": Encoder("cond_stage_model.model.", "open_clip")}, None)
-_FAMILIES = (_SD1, _SD2)
+_SDXL = Family(
+    "sdxl",
+    {
+        "text_encoder": Encoder("conditioner.embedders.0.transformer.", "clip"),
+        "text_encoder_2": Encoder("conditioner.embedders.1.model.", "open_clip"),
+    },
+    None,
+)
+_FAMILIES = (_SD1, _SD2, _SDXL)
 _NETWORKS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 _NOT_NEEDED = re.compile(
     r"model_ema\..*|first_stage_model\.(loss|model_ema)\..*|embedding_manager\..*|denoiser\..*|logvar|scale_factor"
@@ -132,18 +141,26 @@ def _told_by_shapes(
         name: clip_config(
             {key.removeprefix("text_model."): shape for key, shape in shapes[name].items()},
             last_layer=family is not _SD2,
-            hidden_act=published.text_encoder.hidden_act,
+            hidden_act="quick_gelu" if encoder.kind == "clip" else "gelu",
+            with_projection=name == "text_encoder_2",
         )
-        for name in family.encoders
+        for name, encoder in family.encoders.items()
     }
+    second: Any = configs.get("text_encoder_2")
     same_size = preset("sd-2.1-base") if family is _SD2 and prediction == "epsilon" else published
-    configs["unet"] = unet_config(shapes["unet"], heads=family.heads, sample_size=same_size.unet.sample_size, pooled=0)
+    configs["unet"] = unet_config(
+        shapes["unet"],
+        heads=family.heads,
+        sample_size=same_size.unet.sample_size,
+        pooled=second.projection_dim if second else 0,
+    )
     configs["vae"] = vae_config(shapes["vae"], scaling_factor=published.vae.scaling_factor)
     return ModelFiles(
         configs=configs,
         weights=lambda network: (parts[network], CLIP_TEXT),  # filled in by the caller
-        tokenizers={name: clip_tokenizer(padding=encoder.padding) for name, encoder in family.encoders.items()},
+        tokenizer=lambda encoder: clip_tokenizer(padding=family.encoders[encoder].padding),
         scheduler={**published.scheduler, "prediction_type": prediction},
+        zeros_for_empty_prompt=family is _SDXL,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,8 @@ def load_tokenizers(folder: Path, encoders: Iterable[str]) -> dict[str, PreTrain
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """CLIP's tokenizer, from `tokenizer.json`, or from `vocab.json` and `merges.txt`.
+    """CLIP's tokenizer, from `tokenizer.json`, or from `vocab.json` and `merges.txt`; or BERT's, from `tokenizer.json`
+    or `vocab.txt`.
 
     Args:
         folder: that holds them.
@@ -68,14 +70,23 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: if a file is missing or damaged.
     """
-    # Without its files transformers makes a tokenizer of two words and says nothing.
-    if not (folder / "tokenizer.json").exists():
-        for name in ("vocab.json", "merges.txt"):
-            if not (folder / name).exists():
-                raise UserError(f"{folder / name} is missing, and so is tokenizer.json: copy the whole model")
-    from transformers import CLIPTokenizer  # slow to import
+    import transformers  # slow to import
 
+    kind = transformers.BertTokenizer if _is_bert(folder) else transformers.CLIPTokenizer
     try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust tokenizers raise bare Exceptions
         raise UserError(f"{folder} holds a damaged tokenizer ({error}): copy or download it again") from error
+
+
+def _is_bert(folder: Path) -> bool:
+    """Whose tokenizer a folder holds; raises UserError where files are missing, of which transformers says nothing, but
+    makes a tokenizer of two words."""
+    if (folder / "tokenizer.json").exists():
+        return re.search(rb'"type":\s*"WordPiece"', (folder / "tokenizer.json").read_bytes()) is not None
+    if (folder / "vocab.txt").exists():
+        return True
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name} is missing, and so is tokenizer.json: copy the whole model")
+    return False
