@@ -48,7 +48,7 @@ def sample_pictures(
         tokenizers={"text_encoder": tokenizer},
         schedule=schedule,
         source="in training",
-        precision=Precision("float32", "float32"),
+        precision=Precision("float32", "float32", "float32"),
     )
     return generate(pipeline, prompts, steps=25, guidance=4.0)
 

@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from ti_jax.errors import UserError
-from ti_jax.models import clip, unet, vae
+from ti_jax.models import unet, vae
 from ti_jax.models.clip import CLIPTextConfig
 from ti_jax.models.config import ANY, TRANSFORMERS_KEYS
 from ti_jax.models.presets import preset

@@ -25,10 +25,6 @@ _NEUTRAL: dict[str, Any] = {
     "num_channels": (3,),
     "projection_dim": ANY,  # the whole model's counts
     "model_type": ("clip_vision_model",),
-    "architectures": ANY,
-    "dtype": ANY,
-    "torch_dtype": ANY,
-    "transformers_version": ANY,
     **dict.fromkeys(TRANSFORMERS_KEYS, ANY),
 }
 
