@@ -138,7 +138,7 @@ REPOSITORIES = {
         "unet/diffusion_pytorch_model.fp16-00002-of-00002.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     ),
-    "owner/xl": repository("unet/diffusion_pytorch_model.safetensors", kind="StableDiffusionXLPipeline"),
+    "owner/flux": repository("unet/diffusion_pytorch_model.safetensors", kind="FluxPipeline"),
     "owner/lora": {"README.md": b"", "lora.safetensors": b""},
 }
 
@@ -209,7 +209,7 @@ def test_variants_shards_and_pickled_files(hub, fetch):
     [
         ("owner/none", None, "there is no folder owner/none, and the hub has no such model"),
         ("owner/full", "v9", "owner/full has no revision v9 on the hub"),
-        ("owner/xl", None, "owner/xl is a StableDiffusionXLPipeline, which cannot be loaded"),
+        ("owner/flux", None, "owner/flux is a FluxPipeline, which cannot be loaded"),
         ("owner/lora", None, r"owner/lora is not a pipeline in diffusers format"),
     ],
 )
