@@ -28,7 +28,7 @@ ENCODE = jax.jit(encode_prompts)
 
 @pytest.fixture(scope="module", params=["sd1_twin", "sd2_twin", "sdxl_twin"])
 def pair(request, tmp_path_factory):
-    """A pipeline of PyTorch that has loaded the words' files, ours, and the vectors that we read from the same files."""
+    """A pipeline of PyTorch that has loaded the words' files, ours, and the vectors that we read from these files."""
     pipe, pipeline = request.getfixturevalue(request.param)
     pipe, folder, rng = deepcopy(pipe), tmp_path_factory.mktemp("words"), np.random.default_rng(0)
     for word, count in WORDS.items():

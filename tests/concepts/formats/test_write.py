@@ -49,16 +49,21 @@ def test_a_round_trip_is_exact(vectors, to, suffix, tmp_path):
     assert bits(Concept.load(tmp_path / "again.safetensors")) == bits(concept)
 
 
-def test_several_concepts_in_the_official_format(tmp_path):
-    concepts = [Concept("*", ONE), Concept("<fox>", {"text_encoder": ONE["text_encoder"][:1]})]
+def test_several_concepts_in_the_official_format(tmp_path, caplog):
+    one = {"text_encoder": ONE["text_encoder"][:1]}
+    concepts = [Concept("*", ONE), Concept("<fox>", one), Concept("cat", one)]
     formats.write(concepts, tmp_path / "both.pt", to="official")
+    assert "not <fox>" in caplog.text
     again = formats.read_all(tmp_path / "both.pt")
-    assert [concept.placeholder for concept in again] == ["*", "<fox>"]
+    assert [concept.placeholder for concept in again] == ["*", "<fox>", "cat"]
     assert list(map(bits, again)) == list(map(bits, concepts))
     # As the official code opens it; ids are those of CLIP's vocabulary.
     content = torch.load(tmp_path / "both.pt", weights_only=False)
     assert isinstance(content["string_to_param"], torch.nn.ParameterDict)
-    assert content["string_to_token"] == {"*": torch.tensor(265), "<fox>": torch.tensor(-1)}
+    assert content["string_to_token"] == {"*": 265, "<fox>": -1, "cat": 2368}
+    wide = Concept("*", {"text_encoder": np.ones((1, 1280), np.float32)})
+    formats.write(wide, tmp_path / "bert.pt", to="official")
+    assert torch.load(tmp_path / "bert.pt", weights_only=False)["string_to_token"] == {"*": 1008}
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from ti_jax.concepts.formats import pickled, safetensors
 from ti_jax.errors import UserError
 from ti_jax.files import write_bytes
 
+logger = logging.getLogger(__name__)
+
 FORMATS = ("diffusers", "a1111", "kohya", "comfyui", "sdxl", "invoke", "official")
 SUFFIXES = (".safetensors", ".pt", ".bin")
 
 _SDXL = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+_BERT_WIDTH = 1280  # of the official code's first model, LDM text2img-large
+_BERT_STAR = 1008  # the id of * in bert-base-uncased
 _CHECKPOINT_KEYS = ("sd_checkpoint", "sd_checkpoint_name")
 
 
@@ -101,15 +106,24 @@ def _official(concepts: Sequence[Concept], suffix: str) -> bytes:
 
     tensors = {concept.placeholder: torch.tensor(np.asarray(concept.vectors["text_encoder"])) for concept in concepts}
     parameters = OrderedDict((word, torch.nn.Parameter(tensor)) for word, tensor in tensors.items())  # a dict it sorts
+    ids = _token_ids(tensors, width=concepts[0].vectors["text_encoder"].shape[1])
     return pickled.encode(
         {
-            "string_to_token": {word: torch.tensor(_token_id(word)) for word in parameters},
+            "string_to_token": {word: torch.tensor(ids[word]) for word in parameters},
             "string_to_param": torch.nn.ParameterDict(parameters),
         }
     )
 
 
-def _token_id(word: str) -> int:
-    """What the official code looks for in a prompt: CLIP's id of the word, which has to be a single letter or sign such
-    as `*`, since CLIP's vocabulary begins with those; -1, which nothing matches, for any other."""
-    return ord(word.lower()) - ord("!") + 256 if len(word) == 1 and "!" <= word <= "~" else -1
+def _token_ids(words: Iterable[str], *, width: int) -> dict[str, int]:
+    """What the official code looks for in a prompt: the one token of a word, or -1, which nothing matches."""
+    if width == _BERT_WIDTH:
+        return {word: _BERT_STAR if word == "*" else -1 for word in words}
+    from ti_jax.weights.tokenizer import clip_tokenizer
+
+    tokenizer = clip_tokenizer(padding="!")
+    found: dict[str, list[int]] = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}
+    for word, ids in found.items():
+        if len(ids) > 1:
+            logger.warning("the official code finds words of one token, such as *, but not %s; others find it", word)
+    return {word: ids[0] if len(ids) == 1 else -1 for word, ids in found.items()}
