@@ -10,6 +10,7 @@ import pytest
 import ti_jax
 from ti_jax import Concept
 from ti_jax.cli.common import Common
+from ti_jax.cli.usage import diffusers_calls, diffusers_pipeline
 from ti_jax.concepts import formats
 
 random = np.random.default_rng(0)
@@ -68,6 +69,13 @@ def test_convert_sdxl_prints_calls_that_load_it(run, target):
         "text_encoder": ("<xl>", "one", FOX.tolist()),
         "text_encoder_2": ("<xl>", "two", XL["text_encoder_2"].tolist()),
     }
+
+
+def test_how_diffusers_loads_a_concept_of_one_encoder():
+    concept = Concept("<fox>", {"text_encoder": FOX})
+    assert diffusers_pipeline(concept) == "StableDiffusionPipeline"
+    assert diffusers_calls(concept, "fox.pt") == ["pipe.load_textual_inversion('fox.pt', token='<fox>')"]
+    assert diffusers_pipeline(Concept("<xl>", XL)) == "StableDiffusionXLPipeline"
 
 
 def test_merge(run, tmp_path):

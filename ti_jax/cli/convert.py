@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from ti_jax.cli.common import Common, in_output, load_concepts
-
-if TYPE_CHECKING:
-    from ti_jax.concepts.concept import Concept
+from ti_jax.cli.usage import diffusers_calls
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,6 @@ class Convert:
             return
         for concept in concepts:
             sizes = ", ".join(f"{name} {list(values.shape)}" for name, values in concept.vectors.items())
-            print(f"{target}: {concept.placeholder} ({sizes})", *_two_calls(concept, target), sep="\n")
-
-
-def _two_calls(concept: Concept, file: str) -> list[str]:
-    """How diffusers loads a file of two encoders, which it does one at a time; nothing for a concept of one."""
-    if len(concept.vectors) == 1:
-        return []
-    torch = not file.endswith(".safetensors")
-    return [
-        "in diffusers:",
-        "  import torch" if torch else "  from safetensors.torch import load_file",
-        f"  state = torch.load({file!r}, weights_only=True)" if torch else f"  state = load_file({file!r})",
-        *(
-            f"  pipe.load_textual_inversion(state[{key!r}], token={concept.placeholder!r}, "
-            f"text_encoder=pipe.text_encoder{number}, tokenizer=pipe.tokenizer{number})"
-            for key, number in (("clip_l", ""), ("clip_g", "_2"))
-        ),
-    ]
+            print(f"{target}: {concept.placeholder} ({sizes})")
+            if len(concept.vectors) > 1:
+                print("in diffusers:", *diffusers_calls(concept, target), sep="\n  ")

@@ -11,6 +11,7 @@ import tyro
 
 from ti_jax.cli.common import Common
 from ti_jax.cli.stop import Stop
+from ti_jax.cli.usage import diffusers_calls, diffusers_pipeline
 from ti_jax.config import InversionConfig
 from ti_jax.errors import UserError
 
@@ -91,9 +92,10 @@ class Invert:
         command = ["ti-jax", "generate", example.replace("{}", self.token), "--concept", output, "--model", model]
         print(f"use it: {shlex.join(command)}")
         print("in diffusers:")
-        print("  from diffusers import StableDiffusionPipeline")
+        kind = diffusers_pipeline(result.concept)
+        print(f"  from diffusers import {kind}")
         folder = str(resolve(model)) if model == "tiny" else model
-        print(f"  pipe = StableDiffusionPipeline.from_pretrained({folder!r})")
-        print(f"  pipe.load_textual_inversion({file!r})")
+        print(f"  pipe = {kind}.from_pretrained({folder!r})")
+        print(*(f"  {line}" for line in diffusers_calls(result.concept, file)), sep="\n")
         print(f"in A1111: copy {output}/{name}.safetensors to embeddings/ and write {name} in the prompt")
         print(f"in ComfyUI: copy it to models/embeddings/ and write embedding:{name} in the prompt")
