@@ -336,9 +336,9 @@ def test_unknown_dtype(folder):
 
 def test_fingerprint(sd2_twin, folder):
     pipeline = sd2_twin[1]
-    whole = pipeline.fingerprint()
+    whole = pipeline.fingerprint
     old_names(folder)
-    assert ti_jax.load(folder).fingerprint() == whole  # the folder's name and layout do not matter
+    assert ti_jax.load(folder).fingerprint == whole  # the folder's name and layout do not matter
 
     others = [
         replace(pipeline, networks=_with_one_bit_changed(pipeline.networks)),
@@ -351,7 +351,7 @@ def test_fingerprint(sd2_twin, folder):
     ]:
         rewrite_json(folder / file, **values)
         others.append(ti_jax.load(folder))
-    assert len({whole, *(other.fingerprint() for other in others)}) == len(others) + 1
+    assert len({whole, *(other.fingerprint for other in others)}) == len(others) + 1
 
 
 def _with_one_bit_changed(networks):

@@ -6,6 +6,7 @@ Imports no jax: the command line builds its `--help` from this file. A field's d
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -99,6 +100,40 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class StoppingConfig:
+    """When a concept is done before its last step."""
+
+    rule: Annotated[Literal["none", "dvar"], arg(aliases=("--early-stopping",))] = "none"
+    """Take all steps, or stop when the loss on the fixed set has settled (DVAR, arXiv 2302.04841): the variance of its
+    latest values is below `threshold` times the variance of all."""
+    window: int = 310
+    """Steps over which the latest values are taken."""
+    threshold: float = 0.15
+    """DVAR's epsilon; smaller stops later."""
+
+    def __post_init__(self) -> None:
+        _require(self.window >= 1, "stopping.window must be 1 or more")
+        _require(self.threshold > 0, "stopping.threshold must be above 0")
+
+
+@dataclass(frozen=True)
+class BoundsConfig:
+    """What a slot has room for. Concepts of different sizes share one compiled program, padded to these."""
+
+    pictures: int | None = None
+    """Unset: as many as the largest concept of the queue has."""
+    prompts: int | None = None
+    """Prompts that explain one concept. Unset: as many as the largest has."""
+    vectors: int | None = None
+    """Unset: as many as the largest concept has."""
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "prompts", "vectors"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"bounds.{name} must be 1 or more")
+
+
+@dataclass(frozen=True)
 class InversionConfig:
     """One inversion; the defaults are the paper's where it has them."""
 
@@ -130,6 +165,8 @@ class InversionConfig:
     """Sampling steps of a preview."""
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    bounds: BoundsConfig = field(default_factory=BoundsConfig)
 
     def __post_init__(self) -> None:
         for name in (
@@ -165,6 +202,49 @@ class ConceptSpec:
     """A word or phrase to start from, `random`, or an embedding file."""
     pictures: Any
     """A folder, a list of files, `bundled:NAME`, or arrays uint8 [h, w, 3]."""
+    steps: int | None = None
+    """This and what follows replaces, for this concept, what the configuration says for all."""
+    learning_rate: float | None = None
+    num_vectors: int | None = None
+    templates: str | None = None
+    prompts: Literal["model", "object", "style", "captions"] | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.name == concept_name(self.name),
+            f"the name {self.name!r} is one of files: give letters, digits, - and _, such as {concept_name(self.name)}",
+        )
+
+
+def concept_name(placeholder: str) -> str:
+    """A name for files and the random stream: the placeholder without what a file name should not have."""
+    return re.sub(r"[^\w.-]+", "-", placeholder).strip("-.") or "concept"
+
+
+def for_concept(config: InversionConfig, spec: ConceptSpec) -> InversionConfig:
+    """The configuration of one concept: what holds for all, less what the concept has of its own.
+
+    Args:
+        config: with the model's defaults filled in.
+        spec: the concept.
+
+    Returns:
+        a configuration to prepare the concept with.
+    """
+    data, optimizer = config.data, config.optimizer
+    if spec.templates is not None:
+        data = dataclasses.replace(data, templates=spec.templates)
+    elif spec.prompts is not None:  # templates for all would win over it
+        data = dataclasses.replace(data, prompts=spec.prompts, templates=None)
+    if spec.learning_rate is not None:
+        optimizer = dataclasses.replace(optimizer, learning_rate=spec.learning_rate)
+    return dataclasses.replace(
+        config,
+        steps=config.steps if spec.steps is None else spec.steps,
+        num_vectors=config.num_vectors if spec.num_vectors is None else spec.num_vectors,
+        data=data,
+        optimizer=optimizer,
+    )
 
 
 def with_model_defaults(config: InversionConfig, defaults: InversionDefaults) -> InversionConfig:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
 
 from ti_jax.concepts.chunks import ChunkedPrompts, tokenize_chunks
 from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
@@ -159,6 +161,21 @@ class Pipeline:
             for name, tokenizer in self.tokenizers.items()
         }
 
+    @functools.cached_property
+    def token_tables(self) -> dict[str, Float32[np.ndarray, "vocabulary width"]]:
+        """The frozen token embeddings in host memory, by encoder."""
+        networks = {name: self.networks[name] for name in self.tokenizers}
+        return {
+            name: np.asarray(network.embed(jnp.arange(network.config.vocab_size)), np.float32)
+            for name, network in networks.items()
+        }
+
+    @functools.cached_property
+    def vocabulary_norms(self) -> dict[str, float]:
+        """Median Euclidean norm of the token embeddings, by encoder."""
+        return {name: float(np.median(np.linalg.norm(table, axis=-1))) for name, table in self.token_tables.items()}
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """What the model is, for telling whether a run goes on with the same one: a hash of its configs,
         schedule, vocabularies and precision, and of an exact checksum of every parameter."""

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, with_model_defaults
+from ti_jax.errors import UserError
+from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.prepare import prepare
-from ti_jax.inversion.step import run_chunk
 
 STEPS = 6
 CONFIG = with_model_defaults(
@@ -32,46 +33,106 @@ def concepts(pipeline):
     return made
 
 
-def _run(pipeline, concepts):
-    engine = Engine(pipeline, CONFIG, concepts)
-    report = engine.advance(STEPS, evaluate=True)
-    return engine, report
+def _run(pipeline, concepts, slots=None, places=None, mesh=None):
+    """Concepts in slots (the first ones, or `places`), and what a chunk did."""
+    sizes = [Bounds.of(concept) for concept in concepts]
+    bounds = Bounds(*(max(getattr(size, name) for size in sizes) for name in ("pictures", "prompts", "vectors")))
+    engine = Engine(pipeline, CONFIG, slots or len(concepts), bounds, mesh)
+    for slot, concept in zip(places or range(len(concepts)), concepts, strict=True):
+        engine.put(slot, concept)
+    return engine, engine.advance(STEPS)
 
 
-def test_company_changes_nothing(pipeline, concepts):
-    together, report = _run(pipeline, concepts)
-    for slot, concept in enumerate(concepts):
-        alone, expected = _run(pipeline, [concept])
-        n = len(concept.vectors["text_encoder"])
-        vectors = np.asarray(alone.state.vectors["text_encoder"][0])
+def _vectors(engine, concept, slot=0):
+    return engine.read(slot, len(concept.vectors["text_encoder"])).vectors["text_encoder"]
+
+
+@pytest.fixture(scope="module")
+def alone(pipeline, concepts):
+    """Each concept in an engine of its own: its vectors and its log."""
+    runs = [_run(pipeline, [concept]) for concept in concepts]
+    return [(_vectors(engine, concept), report.log) for (engine, report), concept in zip(runs, concepts, strict=True)]
+
+
+@pytest.mark.parametrize(("slots", "places"), [(4, (3, 1)), (16, (5, 14))])
+def test_company_changes_nothing(pipeline, concepts, alone, slots, places):
+    engine, report = _run(pipeline, concepts, slots, places)
+    for slot, concept, (vectors, log) in zip(places, concepts, alone, strict=True):
         assert np.abs(vectors - concept.vectors["text_encoder"]).max() > 1e-3
         np.testing.assert_allclose(
-            together.state.vectors["text_encoder"][slot, :n], vectors, rtol=0, atol=1e-5 * np.abs(vectors).max()
+            _vectors(engine, concept, slot), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max()
         )
-        np.testing.assert_array_equal(together.state.vectors["text_encoder"][slot, n:], 0.0)
-        np.testing.assert_allclose(report.loss[:, slot], expected.loss[:, 0], rtol=1e-5)
-        np.testing.assert_allclose(report.norm[:, slot], expected.norm[:, 0], rtol=1e-5)
-        np.testing.assert_allclose(report.fixed_loss[slot], expected.fixed_loss[0], rtol=1e-5)
+        np.testing.assert_array_equal(engine.vectors()["text_encoder"][slot, len(vectors) :], 0.0)
+        for rows, expected in zip(report.log, log, strict=True):
+            np.testing.assert_allclose(rows[:, slot], expected[:, 0], rtol=1e-5)
 
 
-def test_chunks_may_be_cut_anywhere(pipeline, concepts):
-    whole, _ = _run(pipeline, concepts[:1])
-    parts = Engine(pipeline, CONFIG, concepts[:1])
-    for steps in (1, 3, 2):
-        parts.advance(steps, evaluate=False)
-    jax.tree.map(np.testing.assert_array_equal, parts.state.vectors, whole.state.vectors)
+def test_the_fixed_set_is_taken_at_a_slots_own_steps(pipeline, concepts, alone):
+    """Before the first step and after the last; of the same vectors it has the same bits in any company."""
+    _, report = _run(pipeline, concepts, 4, (3, 1))
+    for slot, (_, log) in zip((3, 1), alone, strict=True):
+        assert report.log.fixed_loss[0, slot] == log.fixed_loss[0, 0]
+        assert np.flatnonzero(~np.isnan(log.fixed_loss[:, 0])).tolist() == [0, STEPS]
+    assert np.isnan(report.log.fixed_loss[:, [0, 2]]).all()
+
+
+def test_a_slot_is_filled_again(pipeline, concepts, alone):
+    """A concept that comes when its neighbour is half way, into a slot that held another, learns what it learns alone;
+    nothing is compiled for it."""
+    fox, hare = concepts
+    engine, _ = _run(pipeline, [fox, hare], slots=4)
+    compiled = engine._run_chunk._cache_size()  # jax has no public count of compiled programs
+    engine.clear(1)
+    engine.put(0, hare)
+    engine.advance(2)
+    engine.put(1, fox)
+    engine.advance(STEPS - 2)
+    engine.advance(2)
+    assert engine._run_chunk._cache_size() == compiled
+    for slot, concept, (vectors, _) in ((0, hare, alone[1]), (1, fox, alone[0])):
+        np.testing.assert_allclose(
+            _vectors(engine, concept, slot), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max()
+        )
+
+
+def test_chunks_may_be_cut_anywhere(pipeline, concepts, alone):
+    engine = Engine(pipeline, CONFIG, 1, Bounds.of(concepts[0]))
+    engine.put(0, concepts[0])
+    for steps in (1, 0, 3, 2):
+        engine.advance(steps)
+    np.testing.assert_array_equal(_vectors(engine, concepts[0]), alone[0][0])
+
+
+def test_what_is_read_can_be_put_elsewhere(pipeline, concepts, alone):
+    engine, _ = _run(pipeline, concepts, slots=4)
+    half = Engine(pipeline, CONFIG, 4, engine.bounds)
+    half.put(0, concepts[1])
+    half.advance(3)
+    engine.put(1, concepts[1], half.read(0, len(concepts[1].vectors["text_encoder"])))
+    engine.advance(3)
+    vectors = alone[1][0]
+    np.testing.assert_allclose(
+        _vectors(engine, concepts[1], 1), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max()
+    )
 
 
 def test_a_finished_slot_rests(pipeline, concepts):
     engine, _ = _run(pipeline, concepts[:1])
-    before = jax.tree.map(np.asarray, engine.state)
-    report = engine.advance(3, evaluate=False)
-    assert np.isnan(report.loss).all()
-    jax.tree.map(np.testing.assert_array_equal, engine.state, before)
+    before = engine.snapshot()
+    report = engine.advance(3)
+    assert np.isnan(report.log.loss).all()
+    assert np.isnan(report.log.fixed_loss).all()
+    jax.tree.map(np.testing.assert_array_equal, engine.snapshot(), before)
+
+
+def test_a_concept_too_large_for_a_slot(pipeline, concepts):
+    engine = Engine(pipeline, CONFIG, 1, Bounds.of(concepts[0]))
+    with pytest.raises(UserError, match="hare has 4 pictures, and a slot has room for 2: give --bounds.pictures 4"):
+        engine.put(0, concepts[1])
 
 
 def test_a_chunk_never_calls_the_host(pipeline, concepts):
-    engine = Engine(pipeline, CONFIG, concepts[:1])
-    arguments = (pipeline.networks, pipeline.schedule, engine.vocabulary_norm, engine.state, engine.inputs)
-    program = str(jax.make_jaxpr(lambda *a: run_chunk(*a, config=CONFIG))(*arguments, np.int32(1), np.bool_(True)))
+    engine, _ = _run(pipeline, concepts[:1])
+    inputs, state = engine._arrays
+    program = str(jax.make_jaxpr(engine._run_chunk)(*engine._frozen, state, inputs, np.int32(1)))
     assert "callback" not in program

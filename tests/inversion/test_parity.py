@@ -10,6 +10,7 @@ import ti_jax
 from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, with_model_defaults
 from ti_jax.data.captions import prompts_for
 from ti_jax.inversion.draws import draw_examples
+from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.prepare import prepare
 
@@ -122,18 +123,18 @@ def test_twenty_steps(twin):
         InversionConfig(steps=STEPS, batch_size=2, num_vectors=2, evaluate_every=STEPS), InversionDefaults()
     )
     prepared = prepare(pipeline, ConceptSpec("fox", PLACEHOLDER, "random", pictures), config)
-    engine = Engine(pipeline, config, [prepared])
-    report = engine.advance(STEPS, evaluate=False)
+    engine = Engine(pipeline, config, 1, Bounds.of(prepared))
+    engine.put(0, prepared)
+    log = engine.advance(STEPS).log
 
     reference = TorchConcept(pipe, prepared.vectors["text_encoder"])
     optimizer = torch.optim.AdamW([reference.table], lr=5e-3, weight_decay=0.0)
     texts = prompts_for(prepared.pictures, PLACEHOLDER, "object", None).texts
     table = np.asarray(prepared.inputs.prompts["text_encoder"].ids)
-    one = jax.tree.map(lambda x: x[0], engine.inputs)
     draw = jax.jit(draw_examples, static_argnums=3)
     losses = []
     for step in range(STEPS):
-        examples = draw(one, jnp.int32(step), jnp.arange(2), pipeline.schedule.num_timesteps)
+        examples = draw(prepared.inputs, jnp.int32(step), jnp.arange(2), pipeline.schedule.num_timesteps)
         ids = np.asarray(examples.prompts["text_encoder"].ids)
         prompts = [texts[np.flatnonzero((table == row).all(axis=1))[0]] for row in ids]
         loss = reference.losses(prompts, examples.latents, examples.noise, examples.timesteps).mean()
@@ -142,8 +143,8 @@ def test_twenty_steps(twin):
         reference.table.grad[reference.ids] = gradient
         optimizer.step()
         losses.append(loss.item())
-    _close(report.loss[:, 0], losses, 1e-4)
-    moved = engine.state.vectors["text_encoder"][0] - prepared.vectors["text_encoder"]
+    _close(log.loss[:-1, 0], losses, 1e-4)
+    moved = engine.vectors()["text_encoder"][0] - prepared.vectors["text_encoder"]
     expected = reference.table[reference.ids].detach().numpy() - prepared.vectors["text_encoder"]
     assert np.abs(expected).max() > 0.01
     _close(moved, expected, 1e-3)

@@ -12,7 +12,7 @@ import tyro
 from ti_jax.cli.common import Common
 from ti_jax.cli.stop import Stop
 from ti_jax.cli.usage import diffusers_calls, diffusers_pipeline
-from ti_jax.config import InversionConfig
+from ti_jax.config import InversionConfig, concept_name
 from ti_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,16 +41,11 @@ class Invert:
     def run(self) -> None:
         """Learns, writes the run folder, and says how to use what is in it."""
         import ti_jax
-        from ti_jax.inversion.invert import concept_name
         from ti_jax.terminal import show_progress
 
         if not self.pictures:
             raise UserError("name the pictures: a folder, files, or bundled:fox")
         name = self.name or concept_name(self.token)
-        if name != concept_name(name):
-            raise UserError(
-                f"the name {name!r} is one of files: give letters, digits, - and _, such as {concept_name(name)}"
-            )
         output = self.common.output or f"runs/{name}"
         pipeline = self.common.load_pipeline()
         with Stop() as stop, show_progress() as on_progress:

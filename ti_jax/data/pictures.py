@@ -67,6 +67,20 @@ def load_pictures(source: Any, *, resolution: int, crop: Crop = "center", skip_b
     ] or _no_pictures("the list of arrays")
 
 
+def count_pictures(source: Any) -> int:
+    """How many pictures `load_pictures` will read at most, without opening one.
+
+    Args:
+        source: as it takes it.
+
+    Raises:
+        UserError: if there is no such folder or file, or no picture in it.
+    """
+    if isinstance(source, str | Path) or (isinstance(source, list | tuple) and _are_paths(source)):
+        return len(_paths(source))
+    return len(source)
+
+
 def _no_pictures(where: Any) -> list[Any]:
     raise UserError(f"there is no picture in {where}")
 

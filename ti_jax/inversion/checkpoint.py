@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
+from ti_jax.config import InversionConfig
 from ti_jax.errors import UserError
-from ti_jax.inversion.slots import SlotState
+from ti_jax.inversion.slots import SlotState, initial_state, read_slot
 
 _KEEP = 2  # a save that is cut off leaves the one before
 
@@ -51,40 +52,49 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: SlotState, identity: dict[str, Any]) -> None:
+    def save(self, step: int, state: SlotState, occupants: Mapping[int, tuple[str, int]]) -> None:
         """Begins to write a checkpoint and returns; a failure to write the one before is raised here.
 
         Args:
             step: names it; one that exists is left alone.
-            state: a copy, which nothing changes or takes over afterwards.
-            identity: JSON values that say what run this is, kept in the checkpoint.
+            state: of all slots, a copy in host memory.
+            occupants: name and number of vectors of the concept in a slot, by slot.
         """
         if step != self.latest_step:
-            self._checkpointer.save_async(step, state, custom_metadata=identity)
+            metadata = {
+                "occupants": [[slot, *occupant] for slot, occupant in occupants.items()],
+                "vectors": {name: list(rows.shape) for name, rows in state.vectors.items()},
+            }
+            self._checkpointer.save_async(step, state, custom_metadata=metadata)
 
     def wait(self) -> None:
         """Returns when nothing is being written any more."""
         self._checkpointer.wait()
 
-    def load(self, like: SlotState) -> SlotState:
-        """The newest checkpoint.
+    def load(self, config: InversionConfig) -> dict[str, SlotState]:
+        """What is in the newest checkpoint.
 
         Args:
-            like: a state of the same structure and shapes.
+            config: of the run; a slot's state has the shape that its optimiser and stopping rule give it.
 
         Returns:
-            the state, on the device.
+            the state of each concept by name, in host memory, without padding and without the axis of slots; nothing
+            if there is no checkpoint.
 
         Raises:
             UserError: if it cannot be read.
         """
         step = self.latest_step
+        if step is None:
+            return {}
         try:
-            state: Any = self._checkpointer.load(step, jax.tree.map(np.asarray, like))
+            metadata: Any = self._checkpointer.metadata(step).custom_metadata
+            vectors = {name: np.zeros(shape, np.float32) for name, shape in metadata["vectors"].items()}
+            like = jax.tree.map(np.asarray, initial_state(vectors, config))
+            state: Any = self._checkpointer.load(step, like)
         except Exception as error:
             raise UserError(
                 f"the checkpoint of step {step} in {self._checkpointer.directory} cannot be read "
                 f"({type(error).__name__}): delete that step's folder to resume from the one before"
             ) from error
-        # From host memory, so that the arrays are bound to no device, as those of a new run: nothing compiles again.
-        return jax.tree.map(jnp.asarray, state)
+        return {name: read_slot(state, slot, count) for slot, name, count in metadata["occupants"]}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ti_jax.inversion.engine import ChunkReport
+from ti_jax.inversion.step import ChunkLog
 
 
 @dataclass
@@ -29,14 +29,15 @@ class History:
         """Steps taken."""
         return len(self.loss)
 
-    def append(self, report: ChunkReport, slot: int) -> None:
+    def append(self, log: ChunkLog, slot: int) -> None:
         """Adds what a chunk did to a slot."""
-        taken = ~np.isnan(report.learning_rate[:, slot])
-        self.loss += report.loss[taken, slot].tolist()
-        self.norm += report.norm[taken, slot].tolist()
-        self.learning_rate += report.learning_rate[taken, slot].tolist()
-        if not math.isnan(report.fixed_loss[slot]):
-            self.fixed_loss[self.steps] = float(report.fixed_loss[slot])
+        for loss, norm, rate, fixed_loss in zip(*(np.asarray(rows)[:, slot].tolist() for rows in log), strict=True):
+            if not math.isnan(fixed_loss):
+                self.fixed_loss[self.steps] = fixed_loss
+            if not math.isnan(rate):
+                self.loss.append(loss)
+                self.norm.append(norm)
+                self.learning_rate.append(rate)
 
     def to_jsonl(self) -> str:
         """One JSON object a step, in order; step 0 is before the first."""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array
 
 from ti_jax.concepts.initialization import check_placeholder, initial_vectors
 from ti_jax.concepts.prompts import TokenizedPrompts
@@ -43,7 +43,7 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
     Args:
         pipeline: the frozen model.
         spec: the concept.
-        config: with the model's defaults filled in.
+        config: with the model's defaults and what the concept has of its own filled in.
 
     Returns:
         the concept made ready.
@@ -60,7 +60,7 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         crop=config.data.crop,
         skip_bad=config.data.skip_bad,
     )
-    vectors = _initial_vectors(pipeline, spec, config, key)
+    vectors = initial_vectors_of(pipeline, spec, config, key)
     prompts = prompts_for(
         pictures,
         spec.placeholder,
@@ -69,15 +69,15 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         pipeline.inversion_defaults.templates,
     )
     tokens = pipeline.tokenize(prompts.texts, {spec.placeholder: len(next(iter(vectors.values())))}, overflow="error")
-    mean, std = encode_pictures(pipeline.networks["vae"], jnp.stack([picture.pixels for picture in pictures]))
+    mean, std = encode_pictures(pipeline.networks["vae"], np.stack([picture.pixels for picture in pictures]))
     flips = 2 if config.data.flip else 1
     assert config.steps is not None  # filled in by with_model_defaults
     inputs = SlotInputs(
         key=key,
         total_steps=jnp.int32(config.steps),
         learning_rate=jnp.float32(config.optimizer.learning_rate),
-        latent_mean=mean[:, :flips],
-        latent_std=std[:, :flips],
+        latent_mean=jnp.asarray(mean[:, :flips]),
+        latent_std=jnp.asarray(std[:, :flips]),
         num_pictures=jnp.int32(len(pictures)),
         sizes=jnp.asarray(
             [[*picture.size, *picture.crop, resolution, resolution] for picture in pictures], jnp.float32
@@ -90,23 +90,10 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
     return Prepared(spec, pictures, vectors, inputs, _identity(pipeline, spec, config, pictures, tokens, vectors))
 
 
-def token_table(pipeline: Pipeline, encoder: str) -> Float32[np.ndarray, "vocabulary width"]:
-    """The frozen token embeddings of an encoder, in host memory."""
-    network = pipeline.networks[encoder]
-    return np.asarray(network.embed(jnp.arange(network.config.vocab_size)), np.float32)
-
-
-def vocabulary_norms(pipeline: Pipeline) -> dict[str, Float32[Array, ""]]:
-    """Median Euclidean norm of the token embeddings, by encoder."""
-    return {
-        name: jnp.float32(np.median(np.linalg.norm(token_table(pipeline, name), axis=-1)))
-        for name in pipeline.tokenizers
-    }
-
-
-def _initial_vectors(
+def initial_vectors_of(
     pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig, key: Array
 ) -> dict[str, np.ndarray]:
+    """Where a concept's vectors start, by encoder; see `concepts.initialization.initial_vectors`."""
     vectors: dict[str, np.ndarray] = {}
     for name, tokenizer in pipeline.tokenizers.items():
         check_placeholder(spec.placeholder, tokenizer)
@@ -114,7 +101,7 @@ def _initial_vectors(
             initial_vectors(
                 spec.initializer,
                 config.num_vectors,
-                token_table(pipeline, name),
+                pipeline.token_tables[name],
                 tokenizer,
                 jax.random.fold_in(key, jnp.uint32(INITIAL_STREAM)),
                 encoder=name,
@@ -136,7 +123,7 @@ def _identity(
     identity: dict[str, Any] = {
         "name": spec.name,
         "placeholder": spec.placeholder,
-        "model": pipeline.fingerprint(),
+        "model": pipeline.fingerprint,
         "pictures": {picture.name: _digest(picture.pixels) for picture in pictures},
         "prompts": _digest(*jax.tree.leaves(tokens)),
         "initial_vectors": _digest(*jax.tree.leaves(vectors)),
@@ -144,6 +131,12 @@ def _identity(
         "flip": config.data.flip,
         **{name: settings[name] for name in shaping},
     }
+    if config.stopping.rule != "none":  # which depends on when the loss is taken, and on what
+        identity["stopping"] = {
+            **settings["stopping"],
+            "every": config.evaluate_every,
+            "examples": config.fixed_set_size,
+        }
     if config.optimizer.schedule != "constant":
         identity["steps"] = config.steps  # a schedule that falls depends on where it ends
     return json.loads(json.dumps(identity))

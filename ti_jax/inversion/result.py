@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ti_jax.concepts.concept import Concept
+from ti_jax.config import ConceptSpec
 from ti_jax.inversion.history import History
 
 
@@ -16,8 +17,9 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is."""
+    """Where a concept is."""
 
+    name: str
     step: int
     total_steps: int
     loss: float
@@ -26,6 +28,26 @@ class Progress:
     """Of the vectors, over the vocabulary's median."""
     fixed_loss: float | None
     """The latest loss on the fixed set."""
+
+
+@dataclass(frozen=True)
+class QueueProgress:
+    """Where a queue of concepts is."""
+
+    slots: list[Progress | None]
+    """None where a slot is empty."""
+    finished: int
+    failed: int
+    idle: float
+    """Share of the slots' steps that were wasted on empty or finished slots, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A concept that came to nothing."""
+
+    spec: ConceptSpec
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,8 @@ class Result:
     pictures: list[np.ndarray] = field(repr=False)
     """The training pictures as the model saw them, uint8 [resolution, resolution, 3] each."""
     seconds: float
-    """Spent in steps, compilation included; of this session alone if the run was resumed."""
+    """From its start to its end, compilation included; of this session alone if the run was resumed."""
     warnings: list[str]
     """What looked wrong on the way."""
+    settled: bool = False
+    """Whether the stopping rule ended it before its last step."""

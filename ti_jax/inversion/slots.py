@@ -6,14 +6,19 @@ are padded to common bounds, and counts or masks say how many are real.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float32, Int32, Key
 
 from ti_jax.concepts.prompts import TokenizedPrompts
+from ti_jax.config import InversionConfig
+from ti_jax.inversion.optimizer import gradient_transformation
+from ti_jax.inversion.stopping import LossRecord, empty_record
 
 FIXED_STREAM = 2**32 - 1
 """Folded into a concept's key in the place of a step, for the draws of its fixed set; no run gets that far."""
@@ -53,8 +58,12 @@ class SlotState(NamedTuple):
     """Optimiser steps taken."""
     failed_step: Int32[Array, "*slots"]
     """The step whose loss or gradient was not finite, where the slot stopped; -1 while all is well."""
-    initial_loss: Float32[Array, "*slots"]
-    """Loss on the fixed set before the first step."""
+    settled: Bool[Array, "*slots"]
+    """Whether the stopping rule has ended it."""
+    evaluated_step: Int32[Array, "*slots"]
+    """Steps taken at the latest loss on the fixed set; -1 before the first."""
+    losses: LossRecord
+    """On the fixed set, as the stopping rule remembers them."""
     best_loss: Float32[Array, "*slots"]
     """The lowest loss on the fixed set so far; infinity before the first evaluation."""
     best_vectors: dict[str, Float32[Array, "*slots n width"]]
@@ -63,37 +72,51 @@ class SlotState(NamedTuple):
 
 def active(state: SlotState, inputs: SlotInputs) -> Bool[Array, " slots"]:
     """True for the slots that still have steps to take."""
-    return (state.step < inputs.total_steps) & (state.failed_step < 0)
+    return (state.step < inputs.total_steps) & (state.failed_step < 0) & ~state.settled
 
 
 def initial_state(
-    vectors: dict[str, Float32[Array, "slots n width"]], optimizer: optax.GradientTransformation
+    vectors: Mapping[str, Float32[Array | np.ndarray, "slots n width"]], config: InversionConfig
 ) -> SlotState:
     """The state of slots before their first step.
 
     Args:
         vectors: by encoder, padded with zeros.
-        optimizer: the transformation whose state each slot gets, as if it were alone.
+        config: what a slot remembers depends on its `optimizer`, `stopping` and `evaluate_every`.
 
     Returns:
         the state at step 0.
     """
-    slots = next(iter(vectors.values())).shape[0]
-
-    def counter(value: int) -> Int32[Array, " slots"]:
-        return jnp.full((slots,), value, jnp.int32)
-
-    def loss() -> Float32[Array, " slots"]:
-        return jnp.full((slots,), jnp.inf, jnp.float32)
-
-    # Each leaf has a buffer of its own, since the step takes them all over.
+    slots = len(next(iter(vectors.values())))
     return SlotState(
-        vectors=jax.tree.map(jnp.copy, vectors),
-        optimizer=jax.vmap(optimizer.init)(vectors),
-        step=counter(0),
-        failed_step=counter(-1),
-        initial_loss=loss(),
-        best_loss=loss(),
-        best_vectors=jax.tree.map(jnp.copy, vectors),
-        best_step=counter(0),
+        vectors=_copy(vectors),
+        optimizer=jax.vmap(gradient_transformation(config.optimizer).init)(_copy(vectors)),
+        step=jnp.zeros((slots,), jnp.int32),
+        failed_step=jnp.full((slots,), -1, jnp.int32),
+        settled=jnp.zeros((slots,), bool),
+        evaluated_step=jnp.full((slots,), -1, jnp.int32),
+        losses=empty_record(config.stopping, config.evaluate_every, slots),
+        best_loss=jnp.full((slots,), jnp.inf, jnp.float32),
+        best_vectors=_copy(vectors),
+        best_step=jnp.zeros((slots,), jnp.int32),
     )
+
+
+def _copy(vectors: Mapping[str, Float32[Array | np.ndarray, "slots n width"]]) -> dict[str, Array]:
+    """Buffers of their own, since the step takes them all over."""
+    return {name: jnp.array(v, jnp.float32) for name, v in vectors.items()}
+
+
+def read_slot(state: SlotState, slot: int, num_vectors: int) -> SlotState:
+    """The state of one slot.
+
+    Args:
+        state: of all slots, in host memory.
+        slot: which.
+        num_vectors: of the concept in it.
+
+    Returns:
+        copies without the axis of slots and without padding, which only leaves of shape [n, width] have.
+    """
+    rows = jax.tree.map(lambda leaf: np.array(leaf[slot]), state)
+    return jax.tree.map(lambda leaf: leaf[:num_vectors] if leaf.ndim == 2 else leaf, rows)

@@ -7,17 +7,18 @@ into its own prompts, and its losses are averaged into its own update.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int32
 
 from ti_jax.config import InversionConfig
 from ti_jax.diffusion.schedule import NoiseSchedule, min_snr_weights
 from ti_jax.inversion.draws import draw_examples, fixed_examples
-from ti_jax.inversion.objective import slot_losses
+from ti_jax.inversion.objective import example_losses, slot_losses
 from ti_jax.inversion.optimizer import (
     gradient_transformation,
     optimizer_update,
@@ -26,65 +27,91 @@ from ti_jax.inversion.optimizer import (
     vector_norms,
 )
 from ti_jax.inversion.slots import SlotInputs, SlotState, active
+from ti_jax.inversion.stopping import add_loss, has_settled
 
 Networks = Mapping[str, Any]
 
 
-class StepMetrics(NamedTuple):
-    """Of one step, by slot; not a number where the slot took none."""
+class ChunkLog(NamedTuple):
+    """What a chunk did, by step and slot; not a number where nothing was done."""
 
-    loss: Float32[Array, "*slots"]
+    loss: Float32[Array, " steps *slots"]
     """Mean squared error over the step's examples, unweighted."""
-    norm: Float32[Array, "*slots"]
+    norm: Float32[Array, " steps *slots"]
     """Mean norm of the concept's vectors after the step, over the vocabulary's median norm."""
-    learning_rate: Float32[Array, "*slots"]
+    learning_rate: Float32[Array, " steps *slots"]
+    fixed_loss: Float32[Array, " steps *slots"]
+    """On the fixed set, before the step; the row after the last step holds the losses after it."""
 
 
-@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
-def run_chunk(
+@functools.cache
+def chunk_program(config: InversionConfig, mesh: Mesh) -> Callable[..., tuple[SlotState, ChunkLog]]:
+    """The jitted function of up to `config.evaluate_every` steps of every slot: one dispatch, no word to the host.
+
+    A slot is evaluated on its fixed set before its first step, after every `config.evaluate_every` of its own steps
+    and after its last, whatever its neighbours do.
+
+    Args:
+        config: compiled into the program.
+        mesh: with axes `concepts`, over which the slots are divided without any communication, and `data`, over which
+            the examples of each slot are: their losses and gradients are averaged.
+
+    Returns:
+        a function of
+
+        - networks: frozen modules by name,
+        - schedule: of the noise,
+        - vocabulary_norm: median norm of the token embeddings, by encoder,
+        - state: `SlotState`, donated,
+        - inputs: `SlotInputs`,
+        - num_steps: int32, at most `config.evaluate_every`,
+
+        which returns the new state and the log, f32[config.evaluate_every + 1, slots], of which the first `num_steps`
+        rows (one more of `fixed_loss`) are filled.
+    """
+    everywhere, by_slot, log = PartitionSpec(), PartitionSpec("concepts"), PartitionSpec(None, "concepts")
+    chunk = jax.shard_map(
+        functools.partial(_chunk, config=config, data_parallel=mesh.shape["data"]),
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, everywhere, by_slot, by_slot, everywhere),
+        out_specs=(by_slot, log),
+        # The checker wants every value marked by the axes along which it differs; here each slot's own all do.
+        check_vma=False,
+    )
+    # Said outright, since XLA calls what is on one device unsharded, and the next call would be compiled anew.
+    return jax.jit(chunk, donate_argnums=3, out_shardings=(NamedSharding(mesh, by_slot), NamedSharding(mesh, log)))
+
+
+def _chunk(
     networks: Networks,
     schedule: NoiseSchedule,
     vocabulary_norm: dict[str, Float32[Array, ""]],
     state: SlotState,
     inputs: SlotInputs,
     num_steps: Int32[Array, ""],
-    evaluate: Bool[Array, ""],
     *,
     config: InversionConfig,
-) -> tuple[SlotState, StepMetrics, Float32[Array, " slots"]]:
-    """Up to `config.evaluate_every` steps of every slot in one dispatch, without a word to the host.
-
-    Args:
-        networks: frozen modules by name.
-        schedule: of the noise.
-        vocabulary_norm: median norm of the token embeddings, by encoder.
-        state: of the slots; donated.
-        inputs: of the slots.
-        num_steps: how many steps, at most `config.evaluate_every`.
-        evaluate: whether to end with the loss on the fixed sets.
-        config: compiled into the program.
-
-    Returns:
-        the new state; metrics f32[config.evaluate_every, slots], of which the first `num_steps` rows are filled;
-        and the loss on the fixed sets, not a number unless `evaluate`.
-    """
+    data_parallel: int,
+) -> tuple[SlotState, ChunkLog]:
+    """The steps of the slots of one device."""
     slots = state.step.shape[0]
-    empty = jnp.full((config.evaluate_every, slots), jnp.nan, jnp.float32)
+    nothing = jnp.full((slots,), jnp.nan, jnp.float32)
+    empty = jnp.full((config.evaluate_every + 1, slots), jnp.nan, jnp.float32)
 
-    def body(i: Int32[Array, ""], carry: tuple[SlotState, StepMetrics]) -> tuple[SlotState, StepMetrics]:
+    def step(state: SlotState) -> tuple[SlotState, tuple[Array, Array, Array]]:
+        return _step(networks, schedule, vocabulary_norm, state, inputs, config, data_parallel)
+
+    def rest(state: SlotState) -> tuple[SlotState, tuple[Array, Array, Array]]:
+        return state, (nothing, nothing, nothing)
+
+    def body(i: Int32[Array, ""], carry: tuple[SlotState, ChunkLog]) -> tuple[SlotState, ChunkLog]:
         state, log = carry
-        state, metrics = _step(networks, schedule, vocabulary_norm, state, inputs, config)
-        return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), log, metrics)
+        state, fixed_loss = _evaluate(networks, schedule, state, inputs, config)
+        state, metrics = jax.lax.cond(i < num_steps, step, rest, state)
+        row = ChunkLog(*metrics, fixed_loss=fixed_loss)
+        return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), log, row)
 
-    start = (state, StepMetrics(empty, empty, empty))
-    state, metrics = jax.lax.fori_loop(0, num_steps, body, start)
-    losses = jax.lax.cond(
-        evaluate,
-        lambda vectors: _fixed_losses(networks, schedule, vectors, inputs, config),
-        lambda vectors: jnp.full((slots,), jnp.nan, jnp.float32),
-        state.vectors,
-    )
-    return _keep_best(state, losses), metrics, losses
+    return jax.lax.fori_loop(0, num_steps + 1, body, (state, ChunkLog(empty, empty, empty, empty)))
 
 
 def _step(
@@ -94,9 +121,10 @@ def _step(
     state: SlotState,
     inputs: SlotInputs,
     config: InversionConfig,
-) -> tuple[SlotState, StepMetrics]:
-    """One optimiser step of every active slot."""
-    loss, gradients = _gradients(networks, schedule, state, inputs, config)
+    data_parallel: int,
+) -> tuple[SlotState, tuple[Array, Array, Array]]:
+    """One optimiser step of every active slot; loss, norm and rate of each."""
+    loss, gradients = _gradients(networks, schedule, state, inputs, config, data_parallel)
     finite = jnp.isfinite(loss)
     for gradient in jax.tree.leaves(gradients):
         finite &= jnp.all(jnp.isfinite(gradient), axis=(1, 2))
@@ -117,18 +145,29 @@ def _step(
         step=state.step + updated.astype(jnp.int32),
         failed_step=jnp.where(running & ~finite, state.step, state.failed_step),
     )
-    metrics = StepMetrics(loss, relative_norms(new.vectors, inputs.vector_mask, vocabulary_norm), rate)
-    return new, jax.tree.map(lambda x: jnp.where(updated, x, jnp.nan), metrics)
+    norm = relative_norms(new.vectors, inputs.vector_mask, vocabulary_norm)
+    return new, (
+        jnp.where(updated, loss, jnp.nan),
+        jnp.where(updated, norm, jnp.nan),
+        jnp.where(updated, rate, jnp.nan),
+    )
 
 
 def _gradients(
-    networks: Networks, schedule: NoiseSchedule, state: SlotState, inputs: SlotInputs, config: InversionConfig
+    networks: Networks,
+    schedule: NoiseSchedule,
+    state: SlotState,
+    inputs: SlotInputs,
+    config: InversionConfig,
+    data_parallel: int,
 ) -> tuple[Float32[Array, " slots"], dict[str, Float32[Array, "slots n width"]]]:
     """Mean loss of each slot's examples, and the gradient of its weighted mean, over all accumulation passes."""
     passes = config.gradient_accumulation
+    batch = config.batch_size // data_parallel  # of this device
+    offset = jax.lax.axis_index("data") * batch
 
     def objective(vectors: dict[str, Array], first: Int32[Array, ""]) -> tuple[Array, Array]:
-        indices = first + jnp.arange(config.batch_size)
+        indices = first + offset + jnp.arange(batch)
         examples = jax.vmap(draw_examples, in_axes=(0, 0, None, None))(
             inputs, state.step, indices, schedule.num_timesteps
         )
@@ -144,40 +183,57 @@ def _gradients(
         return jax.tree.map(lambda t, x: t + x / passes, total, (loss, gradients)), None
 
     zero = (jnp.zeros_like(inputs.learning_rate), jax.tree.map(jnp.zeros_like, state.vectors))
-    return jax.lax.scan(accumulate, zero, jnp.arange(passes))[0]
+    total = jax.lax.scan(accumulate, zero, jnp.arange(passes))[0]
+    return total if data_parallel == 1 else jax.lax.pmean(total, "data")
 
 
-def _fixed_losses(
-    networks: Networks,
-    schedule: NoiseSchedule,
-    vectors: dict[str, Array],
-    inputs: SlotInputs,
-    config: InversionConfig,
-) -> Float32[Array, " slots"]:
-    """Mean loss of each slot on its fixed set, in passes no larger than a step's."""
-    size = config.fixed_set_size
-    group = max(g for g in range(1, config.batch_size + 1) if size % g == 0)
+def _evaluate(
+    networks: Networks, schedule: NoiseSchedule, state: SlotState, inputs: SlotInputs, config: InversionConfig
+) -> tuple[SlotState, Float32[Array, " slots"]]:
+    """The loss on the fixed set of each slot where it is due, and what follows from it: the best vectors, the end."""
+    pause = (state.step % config.evaluate_every == 0) | (state.step == inputs.total_steps)
+    due = pause & (state.evaluated_step != state.step) & (state.failed_step < 0) & (inputs.total_steps > 0)
+    nothing = jnp.full(due.shape, jnp.nan, jnp.float32)
 
-    def losses(first: Int32[Array, ""]) -> Float32[Array, "slots group"]:
-        indices = first + jnp.arange(group)
-        examples = jax.vmap(fixed_examples, in_axes=(0, None, None, None))(
-            inputs, indices, size, schedule.num_timesteps
+    def one(slot: tuple[Array, dict[str, Array], SlotInputs]) -> Float32[Array, ""]:
+        return jax.lax.cond(
+            slot[0], lambda: _fixed_loss(networks, schedule, slot[1], slot[2], config), lambda: jnp.float32(jnp.nan)
         )
-        return slot_losses(networks, schedule, vectors, examples)
 
-    return jnp.mean(jax.lax.map(losses, jnp.arange(0, size, group)), axis=(0, 2))
-
-
-def _keep_best(state: SlotState, losses: Float32[Array, " slots"]) -> SlotState:
-    """The state with the vectors that did best on the fixed set; a loss that is not a number never does."""
-    better = losses < state.best_loss
-    first = (state.step == 0) & jnp.isfinite(losses)
-    return state._replace(
-        initial_loss=jnp.where(first, losses, state.initial_loss),
+    # One slot after the other, so that it costs no more than the slots that are due, with the same bits in any company.
+    losses = jax.lax.cond(jnp.any(due), lambda: jax.lax.map(one, (due, state.vectors, inputs)), lambda: nothing)
+    better = losses < state.best_loss  # never where the loss is not a number
+    record = add_loss(state.losses, losses, due & jnp.isfinite(losses))
+    settled = state.settled
+    if config.stopping.rule == "dvar":
+        settled |= due & has_settled(record, config.stopping.threshold)
+    state = state._replace(
+        settled=settled,
+        evaluated_step=jnp.where(due, state.step, state.evaluated_step),
+        losses=record,
         best_loss=jnp.where(better, losses, state.best_loss),
         best_vectors=_where(better, state.vectors, state.best_vectors),
         best_step=jnp.where(better, state.step, state.best_step),
     )
+    return state, losses
+
+
+def _fixed_loss(
+    networks: Networks,
+    schedule: NoiseSchedule,
+    vectors: dict[str, Float32[Array, "n width"]],
+    inputs: SlotInputs,
+    config: InversionConfig,
+) -> Float32[Array, ""]:
+    """Mean loss of one slot on its fixed set, in passes no larger than a step's."""
+    size = config.fixed_set_size
+    group = max(g for g in range(1, config.batch_size + 1) if size % g == 0)
+
+    def losses(first: Int32[Array, ""]) -> Float32[Array, " group"]:
+        examples = fixed_examples(inputs, first + jnp.arange(group), size, schedule.num_timesteps)
+        return example_losses(networks, schedule, vectors, examples)
+
+    return jnp.mean(jax.lax.map(losses, jnp.arange(0, size, group)))
 
 
 def relative_norms(
@@ -186,8 +242,9 @@ def relative_norms(
     vocabulary_norm: Mapping[str, Float32[Array, ""]],
 ) -> Float32[Array, " slots"]:
     """Mean norm of each slot's vectors over the vocabulary's median norm, averaged over the encoders."""
+    counts = {name: jnp.sum(m, axis=1, dtype=jnp.float32) for name, m in mask.items()}
     ratios = [
-        jnp.sum(vector_norms(v), axis=1) / jnp.sum(mask[name], axis=1, dtype=jnp.float32) / vocabulary_norm[name]
+        jnp.sum(vector_norms(v), axis=1) / jnp.maximum(counts[name], 1.0) / vocabulary_norm[name]
         for name, v in vectors.items()
     ]
     return jnp.mean(jnp.stack(ratios), axis=0)

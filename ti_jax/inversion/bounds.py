@@ -1,0 +1,85 @@
+"""What a slot has room for: the common shape that concepts of different sizes are padded to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ti_jax.config import BoundsConfig, ConceptSpec, InversionConfig, for_concept
+from ti_jax.data.captions import prompts_for
+from ti_jax.data.pictures import count_pictures
+from ti_jax.errors import UserError
+from ti_jax.inversion.draws import concept_key
+from ti_jax.inversion.prepare import Prepared, initial_vectors_of
+from ti_jax.inversion.slots import SlotInputs
+from ti_jax.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The most that a concept may have."""
+
+    pictures: int
+    prompts: int
+    vectors: int
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> Bounds:
+        """The sizes of one concept."""
+        return cls(*_sizes(prepared))
+
+
+def find_bounds(pipeline: Pipeline, specs: Sequence[ConceptSpec], config: InversionConfig) -> Bounds:
+    """Bounds as the configuration states them, or else the sizes of the largest concept.
+
+    Args:
+        pipeline: the frozen model.
+        specs: of all concepts, those of other hosts too, so that all compile the same program. No picture is opened.
+        config: with the model's defaults filled in; `config.bounds` may be unset in part.
+
+    Returns:
+        bounds that every concept fits which `config.bounds` does not exclude.
+    """
+    stated = {name: value for name, value in dataclasses.asdict(config.bounds).items() if value is not None}
+    if len(stated) == len(dataclasses.fields(BoundsConfig)):
+        return Bounds(**stated)
+    sizes = [_measure(pipeline, spec, config) for spec in specs] or [Bounds(1, 1, 1)]
+    largest = {name: max(getattr(size, name) for size in sizes) for name in ("pictures", "prompts", "vectors")}
+    return Bounds(**{**largest, **stated})
+
+
+def check_fit(prepared: Prepared, bounds: Bounds) -> None:
+    """Raises UserError if a concept has more of something than a slot has room for."""
+    for (name, room), size in zip(dataclasses.asdict(bounds).items(), _sizes(prepared), strict=True):
+        if size > room:
+            raise UserError(
+                f"{prepared.spec.name} has {size} {name}, and a slot has room for {room}: give --bounds.{name} {size}"
+            )
+
+
+def _sizes(prepared: Prepared) -> tuple[int, int, int]:
+    inputs: SlotInputs = prepared.inputs
+    return (
+        len(inputs.latent_mean),
+        len(next(iter(inputs.prompts.values())).ids),
+        max(len(vectors) for vectors in prepared.vectors.values()),
+    )
+
+
+def _measure(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> Bounds:
+    """Sizes without opening a picture; the least of a concept that is no good, since it will never sit in a slot."""
+    config = for_concept(config, spec)
+    try:
+        pictures = count_pictures(spec.pictures)
+        if config.data.prompts == "captions" and config.data.templates is None:
+            prompts = pictures
+        else:
+            templates = pipeline.inversion_defaults.templates
+            prompts = len(
+                prompts_for([], spec.placeholder, config.data.prompts, config.data.templates, templates).texts
+            )
+        vectors = initial_vectors_of(pipeline, spec, config, concept_key(config.seed, spec.name))
+    except UserError:
+        return Bounds(1, 1, 1)
+    return Bounds(pictures, prompts, max(len(v) for v in vectors.values()))
