@@ -449,7 +449,7 @@ def test_a_signal_saves_and_resume_finishes(invert, finished, tmp_path, monkeypa
         patch.setattr(terminal, "show_progress", lambda: _signal_at_step_2(number))
         status, out, error = invert()
     assert (status, out) == (expected, "")
-    assert error.splitlines()[-1] == "ti-jax: stopped at step 2 of 4; go on with --resume"
+    assert error.splitlines()[-1] == "ti-jax: stopped with fox at step 2 of 4; go on with --resume"
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
     status, _, error = invert("--resume")
     assert status == 0, error

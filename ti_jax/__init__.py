@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ti_jax.errors import UserError
     from ti_jax.generation import generate
     from ti_jax.inversion.invert import invert
+    from ti_jax.inversion.invert_many import invert_many
     from ti_jax.inversion.loss import denoising_loss
     from ti_jax.pipeline import Pipeline, load
 
@@ -24,6 +25,7 @@ __all__ = [
     "denoising_loss",
     "generate",
     "invert",
+    "invert_many",
     "load",
 ]
 __version__ = "0.1.0"
@@ -37,6 +39,7 @@ _MODULES = {
     "denoising_loss": "ti_jax.inversion.loss",
     "generate": "ti_jax.generation",
     "invert": "ti_jax.inversion.invert",
+    "invert_many": "ti_jax.inversion.invert_many",
     "load": "ti_jax.pipeline",
 }
 

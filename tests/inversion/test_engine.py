@@ -59,9 +59,7 @@ def test_company_changes_nothing(pipeline, concepts, alone, slots, places):
     engine, report = _run(pipeline, concepts, slots, places)
     for slot, concept, (vectors, log) in zip(places, concepts, alone, strict=True):
         assert np.abs(vectors - concept.vectors["text_encoder"]).max() > 1e-3
-        np.testing.assert_allclose(
-            _vectors(engine, concept, slot), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max()
-        )
+        np.testing.assert_allclose(_vectors(engine, concept, slot), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
         np.testing.assert_array_equal(engine.vectors()["text_encoder"][slot, len(vectors) :], 0.0)
         for rows, expected in zip(report.log, log, strict=True):
             np.testing.assert_allclose(rows[:, slot], expected[:, 0], rtol=1e-5)
@@ -90,9 +88,7 @@ def test_a_slot_is_filled_again(pipeline, concepts, alone):
     engine.advance(2)
     assert engine._run_chunk._cache_size() == compiled
     for slot, concept, (vectors, _) in ((0, hare, alone[1]), (1, fox, alone[0])):
-        np.testing.assert_allclose(
-            _vectors(engine, concept, slot), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max()
-        )
+        np.testing.assert_allclose(_vectors(engine, concept, slot), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
 
 
 def test_chunks_may_be_cut_anywhere(pipeline, concepts, alone):
@@ -111,9 +107,7 @@ def test_what_is_read_can_be_put_elsewhere(pipeline, concepts, alone):
     engine.put(1, concepts[1], half.read(0, len(concepts[1].vectors["text_encoder"])))
     engine.advance(3)
     vectors = alone[1][0]
-    np.testing.assert_allclose(
-        _vectors(engine, concepts[1], 1), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max()
-    )
+    np.testing.assert_allclose(_vectors(engine, concepts[1], 1), vectors, rtol=0, atol=1e-5 * np.abs(vectors).max())
 
 
 def test_a_finished_slot_rests(pipeline, concepts):
@@ -127,7 +121,7 @@ def test_a_finished_slot_rests(pipeline, concepts):
 
 def test_a_concept_too_large_for_a_slot(pipeline, concepts):
     engine = Engine(pipeline, CONFIG, 1, Bounds.of(concepts[0]))
-    with pytest.raises(UserError, match="hare has 4 pictures, and a slot has room for 2: give --bounds.pictures 4"):
+    with pytest.raises(UserError, match=r"hare has 4 pictures, and a slot has room for 2: give --bounds\.pictures 4"):
         engine.put(0, concepts[1])
 
 

@@ -9,8 +9,8 @@ import torch
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, with_model_defaults
 from ti_jax.data.captions import prompts_for
-from ti_jax.inversion.draws import draw_examples
 from ti_jax.inversion.bounds import Bounds
+from ti_jax.inversion.draws import draw_examples
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.prepare import prepare
 

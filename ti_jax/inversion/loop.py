@@ -20,6 +20,7 @@ class Loop:
     Args:
         engine: the slots.
         queue: concepts ready to begin, or what was wrong with one.
+        total: how many there are.
         checkpoints: where the state of all slots is saved; None for nowhere.
         on_progress: called after each chunk of steps.
         should_stop: asked after each chunk; if true, everything is saved and `Interrupted` raised.
@@ -30,11 +31,12 @@ class Loop:
         engine: Engine,
         queue: Iterator[Job | Failure],
         *,
+        total: int = 1,
         checkpoints: Checkpoints | None = None,
         on_progress: Callable[[QueueProgress], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
-        self._engine, self._queue, self._checkpoints = engine, queue, checkpoints
+        self._engine, self._queue, self._total, self._checkpoints = engine, queue, total, checkpoints
         self._on_progress, self._should_stop = on_progress, should_stop
         self._jobs: list[Job | None] = [None] * engine.slots
         self._clock = (checkpoints and checkpoints.latest_step) or 0
@@ -147,4 +149,4 @@ class Loop:
             return
         slots = [jobs[slot].progress() if slot in jobs else None for slot in range(len(self._jobs))]
         idle = 1 - self._steps_taken / self._slot_steps if self._slot_steps else 0.0
-        self._on_progress(QueueProgress(slots, self._finished, self._failed, idle))
+        self._on_progress(QueueProgress(slots, self._total, self._finished, self._failed, idle))

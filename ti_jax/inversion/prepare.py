@@ -118,28 +118,30 @@ def _identity(
     tokens: dict[str, TokenizedPrompts],
     vectors: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    settings = as_dict(config)
-    shaping = ("batch_size", "gradient_accumulation", "seed", "min_snr_gamma", "norm_control", "optimizer")
     identity: dict[str, Any] = {
         "name": spec.name,
         "placeholder": spec.placeholder,
-        "model": pipeline.fingerprint,
         "pictures": {picture.name: _digest(picture.pixels) for picture in pictures},
         "prompts": _digest(*jax.tree.leaves(tokens)),
         "initial_vectors": _digest(*jax.tree.leaves(vectors)),
         "num_vectors": {name: len(v) for name, v in vectors.items()},
         "flip": config.data.flip,
-        **{name: settings[name] for name in shaping},
+        **settings_identity(pipeline, config),
     }
-    if config.stopping.rule != "none":  # which depends on when the loss is taken, and on what
-        identity["stopping"] = {
-            **settings["stopping"],
-            "every": config.evaluate_every,
-            "examples": config.fixed_set_size,
-        }
     if config.optimizer.schedule != "constant":
         identity["steps"] = config.steps  # a schedule that falls depends on where it ends
     return json.loads(json.dumps(identity))
+
+
+def settings_identity(pipeline: Pipeline, config: InversionConfig) -> dict[str, Any]:
+    """The model, and the settings that shape every concept's trajectory, as JSON values."""
+    settings = as_dict(config)
+    shaping = ("batch_size", "gradient_accumulation", "seed", "min_snr_gamma", "norm_control", "optimizer")
+    identity = {"model": pipeline.fingerprint, **{name: settings[name] for name in shaping}}
+    if config.stopping.rule != "none":  # which depends on when the loss is taken, and on what
+        stopping = {**settings["stopping"], "every": config.evaluate_every, "examples": config.fixed_set_size}
+        identity["stopping"] = stopping
+    return identity
 
 
 def _digest(*arrays: np.ndarray) -> str:

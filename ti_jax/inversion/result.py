@@ -36,6 +36,8 @@ class QueueProgress:
 
     slots: list[Progress | None]
     """None where a slot is empty."""
+    total: int
+    """Concepts that this session began with."""
     finished: int
     failed: int
     idle: float

@@ -1,0 +1,176 @@
+"""A queue of concepts through a few slots: each learns what it learns alone, whatever happens around it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ti_jax
+from ti_jax.config import BoundsConfig, ConceptSpec, InversionConfig, OptimizerConfig
+from ti_jax.errors import UserError
+from ti_jax.inversion.invert_many import FailedConcepts
+from ti_jax.inversion.result import Interrupted
+from ti_jax.parallel.hosts import Host
+
+CONFIG = InversionConfig(steps=12, batch_size=1, evaluate_every=4, fixed_set_size=2, checkpoint_every=5)
+SIZES = {"fox": (2, "cat"), "hare": (4, "small cat"), "owl": (2, "a"), "newt": (2, "random"), "wren": (2, "cat")}
+
+
+@pytest.fixture(scope="module")
+def pipeline(sd2_twin):
+    return sd2_twin[1]
+
+
+@pytest.fixture(scope="module")
+def specs():
+    """Of different numbers of pictures, vectors and steps."""
+    rng = np.random.default_rng(0)
+    made = []
+    for name, (pictures, initializer) in SIZES.items():
+        arrays = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(pictures)]
+        steps = {"owl": 7, "newt": 16}.get(name)
+        rate = 1e-2 if name == "wren" else None
+        made.append(ConceptSpec(name, f"<{name}>", initializer, arrays, steps=steps, learning_rate=rate))
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(pipeline, specs):
+    """What each concept learns by `invert`."""
+    return {
+        spec.name: ti_jax.invert(
+            pipeline,
+            spec.pictures,
+            placeholder=spec.placeholder,
+            initializer=spec.initializer,
+            config=replace(
+                CONFIG, steps=spec.steps or CONFIG.steps, optimizer=OptimizerConfig(learning_rate=spec.learning_rate)
+            ),
+        )
+        for spec in specs
+    }
+
+
+def _many(pipeline, specs, slots=2, results=None, config=CONFIG, **options):
+    """Results by name; in `results`, if it is given, even where it ends in an error."""
+    results = {} if results is None else results
+    for result in ti_jax.invert_many(pipeline, specs, config=config, slots=slots, **options):
+        results[result.concept.metadata["name"]] = result
+    return results
+
+
+def _vectors(result):
+    return np.asarray(result.concept.vectors["text_encoder"])
+
+
+def _assert_same(results, alone, names=SIZES):
+    assert set(results) == set(names)
+    for name in names:
+        expected = _vectors(alone[name])
+        np.testing.assert_allclose(_vectors(results[name]), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        assert results[name].history.steps == alone[name].history.steps
+        assert list(results[name].history.fixed_loss) == list(alone[name].history.fixed_loss)
+        np.testing.assert_allclose(results[name].history.loss, alone[name].history.loss, rtol=1e-5)
+
+
+class _StopAfter:
+    """A `should_stop` that is true after some chunks."""
+
+    def __init__(self, chunks):
+        self.left = chunks
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def _lines(folder):
+    return {line["name"]: line for line in map(json.loads, (folder / "results.jsonl").read_text().splitlines())}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_in_company_and_in_any_order(pipeline, specs, alone, order):
+    progress = []
+    results = _many(pipeline, specs[::order], on_progress=progress.append)
+    _assert_same(results, alone)
+    assert progress[-1].finished + sum(slot is not None for slot in progress[-1].slots) == len(specs)
+    assert 0 <= progress[-1].idle < 0.5
+
+
+def test_what_is_left_on_disk(pipeline, specs, alone, tmp_path):
+    results = _many(pipeline, specs, output=tmp_path)
+    lines = _lines(tmp_path)
+    assert list(lines) == list(SIZES)
+    for name, line in lines.items():
+        concept = ti_jax.Concept.load(line["file"])
+        np.testing.assert_array_equal(concept.vectors["text_encoder"], _vectors(results[name]))
+        assert (line["status"], line["steps"]) == ("finished", alone[name].history.steps)
+        assert len((tmp_path / name / "metrics.jsonl").read_text().splitlines()) == line["steps"] + 1
+    assert _many(pipeline, specs, output=tmp_path, resume=True) == {}
+    with pytest.raises(UserError, match="--resume"):
+        _many(pipeline, specs, output=tmp_path)
+    with pytest.raises(UserError, match="batch_size: 1 -> 2"):
+        _many(pipeline, specs, config=replace(CONFIG, batch_size=2), output=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 6])
+def test_resume(pipeline, specs, alone, tmp_path, chunks):
+    """Finished concepts are not redone, those under way go on."""
+    results = {}
+    with pytest.raises(Interrupted):
+        _many(pipeline, specs, results=results, output=tmp_path, should_stop=_StopAfter(chunks))
+    rest = _many(pipeline, specs, output=tmp_path, resume=True)
+    assert not set(rest) & set(results)
+    _assert_same({**results, **rest}, alone)
+    assert list(_lines(tmp_path)) == list(SIZES)
+
+
+def test_hosts_share_a_queue_and_another_number_of_them_goes_on(pipeline, specs, alone, tmp_path):
+    first = _many(pipeline, specs, output=tmp_path, host=Host(0, 2))
+    with pytest.raises(Interrupted):
+        _many(pipeline, specs, output=tmp_path, host=Host(1, 2), should_stop=_StopAfter(1))
+    assert set(_lines(tmp_path)) == set(first)
+    progress = []
+    rest = _many(pipeline, specs, output=tmp_path, resume=True, on_progress=progress.append)
+    assert max(slot.step for slot in progress[0].slots if slot) > CONFIG.evaluate_every  # from the old host's state
+    _assert_same({**first, **rest}, alone)
+    assert list(_lines(tmp_path)) == list(SIZES)
+
+
+def test_a_bad_concept_does_not_stop_the_others(pipeline, specs, alone, tmp_path):
+    bad = tmp_path / "pictures"
+    bad.mkdir()
+    (bad / "torn.png").write_bytes(b"not a picture")
+    mixed = [
+        replace(specs[0], name="gone", pictures=str(tmp_path / "nowhere")),
+        specs[0],
+        replace(specs[1], name="torn", pictures=str(bad)),
+        replace(specs[1], name="burst", learning_rate=1e38),
+        specs[2],
+    ]
+    results = {}
+    with pytest.raises(FailedConcepts) as raised:
+        _many(pipeline, mixed, results=results, output=tmp_path / "runs")
+    _assert_same(results, alone, ("fox", "owl"))
+    assert set(raised.value.reasons) == {"gone", "torn", "burst"}
+    lines = _lines(tmp_path / "runs")
+    assert {name for name, line in lines.items() if line["status"] == "failed"} == {"gone", "torn", "burst"}
+    assert "torn.png" in lines["torn"]["reason"]
+    assert "not finite" in lines["burst"]["reason"]
+    # What failed is tried again, and may be mended by then.
+    mixed[3] = replace(mixed[3], learning_rate=None)
+    with pytest.raises(FailedConcepts) as raised:
+        _many(pipeline, mixed, output=tmp_path / "runs", resume=True)
+    assert set(raised.value.reasons) == {"gone", "torn"}
+    assert _lines(tmp_path / "runs")["burst"]["status"] == "finished"
+
+
+def test_bounds_keep_the_large_out(pipeline, specs):
+    with pytest.raises(FailedConcepts, match=r"hare has 4 pictures, .* give --bounds\.pictures 4"):
+        _many(pipeline, specs[:2], config=replace(CONFIG, bounds=BoundsConfig(pictures=3)))
+
+
+def test_names_must_differ(pipeline, specs):
+    with pytest.raises(UserError, match="several concepts are called fox"):
+        ti_jax.invert_many(pipeline, [specs[0], specs[0]], config=CONFIG)

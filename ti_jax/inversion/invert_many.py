@@ -1,0 +1,202 @@
+"""Learning many concepts through a few slots."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from etils import epath
+from jax.sharding import Mesh
+
+from ti_jax.config import ConceptSpec, InversionConfig, as_dict, for_concept, with_model_defaults
+from ti_jax.errors import UserError
+from ti_jax.inversion.bounds import find_bounds
+from ti_jax.inversion.checkpoint import Checkpoints
+from ti_jax.inversion.engine import Engine
+from ti_jax.inversion.job import Job, summary
+from ti_jax.inversion.loop import Loop
+from ti_jax.inversion.prepare import prepare, settings_identity
+from ti_jax.inversion.queue_folder import RESERVED, QueueFolder
+from ti_jax.inversion.result import Failure, QueueProgress, Result
+from ti_jax.inversion.slots import SlotState
+from ti_jax.parallel.hosts import ALONE, Host, share
+from ti_jax.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
+
+
+class FailedConcepts(UserError):
+    """Some concepts came to nothing; all others are done.
+
+    Attributes:
+        reasons: by name.
+    """
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        super().__init__(
+            f"{len(reasons)} concept(s) failed: {'; '.join(f'{name} ({why})' for name, why in reasons.items())}"
+        )
+        self.reasons = reasons
+
+
+def invert_many(
+    pipeline: Pipeline,
+    concepts: Iterable[ConceptSpec],
+    *,
+    config: InversionConfig | None = None,
+    slots: int = 8,
+    output: epath.PathLike | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    host: Host = ALONE,
+    contact_sheets: bool = False,
+    mesh: Mesh | None = None,
+    on_progress: Callable[[QueueProgress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Iterator[Result]:
+    """Learns many new words at a time, each as if it were alone.
+
+    One compiled program runs all slots; a concept that is done leaves its slot to the next of the queue.
+
+    Args:
+        pipeline: the frozen model, from `ti_jax.load`.
+        concepts: with names that differ.
+        config: settings for all; a concept may have some of its own. The defaults are the paper's.
+        slots: concepts learned at a time; fewer if there are not as many. A multiple of the number of devices is best.
+        output: folder, local or remote, with one run folder a concept and `results.jsonl`; nothing is written if None.
+        resume: go on with what is in `output`: finished concepts are left out, failed ones tried again, those under way
+            go on from the newest checkpoint, on whatever host they were.
+        overwrite: replace what is in `output`.
+        host: which of how many that share `output`; it learns its own share of the concepts.
+        contact_sheets: draw what each word draws when it is done, which takes a while.
+        mesh: of devices, with axes `concepts` and `data`; from this host's devices if None.
+        on_progress: called after each chunk of steps.
+        should_stop: asked after each chunk; if true, everything is saved and `Interrupted` raised.
+
+    Returns:
+        results as they come.
+
+    Raises:
+        UserError: at once, if two concepts have one name or `output` is in use; `FailedConcepts` in the end, if some
+            failed.
+        Interrupted: if `should_stop` said so.
+    """
+    config = with_model_defaults(config or InversionConfig(), pipeline.inversion_defaults)
+    specs = list(concepts)
+    _check_names(specs)
+    if slots < 1:
+        raise UserError(f"{slots} slots are too few: give 1 or more")
+    own = set(share([spec.name for spec in specs], host))
+    queue = [spec for spec in specs if spec.name in own]
+    engine = Engine(pipeline, config, max(1, min(slots, len(queue))), find_bounds(pipeline, specs, config), mesh)
+    folder = None
+    if output is not None:
+        folder = QueueFolder(output, host, [spec.name for spec in specs])
+        folder.open(resume=resume, overwrite=overwrite)
+        identity = settings_identity(pipeline, config)
+        folder.check_identity(identity)
+        folder.write_config(as_dict(config), identity)
+    return _run(pipeline, queue, config, engine, folder, contact_sheets, on_progress, should_stop)
+
+
+def _check_names(specs: Sequence[ConceptSpec]) -> None:
+    names = Counter(spec.name for spec in specs)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise UserError(f"several concepts are called {', '.join(twice)}: names pick folders and random streams")
+    reserved = [name for name in names if name in RESERVED or name.startswith("results-")]
+    if reserved:
+        raise UserError(f"a concept cannot be called {', '.join(reserved)}: a file of the run is")
+
+
+def _run(
+    pipeline: Pipeline,
+    queue: Sequence[ConceptSpec],
+    config: InversionConfig,
+    engine: Engine,
+    folder: QueueFolder | None,
+    contact_sheets: bool,
+    on_progress: Callable[[QueueProgress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Iterator[Result]:
+    saved: dict[str, SlotState] = {}
+    failed_before: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        checkpoints = None
+        if folder is not None:
+            lines = folder.ended()
+            failed_before = {name for name, line in lines.items() if line["status"] != "finished"}
+            queue = [spec for spec in queue if spec.name not in lines or spec.name in failed_before]
+            logger.info("%d concepts to learn, %d are finished", len(queue), len(lines) - len(failed_before))
+            saved = folder.saved(config)
+            checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
+        under_way = [name for name in saved if name not in failed_before]
+        queue = sorted(queue, key=lambda spec: under_way.index(spec.name) if spec.name in under_way else len(saved))
+
+        def begin(spec: ConceptSpec) -> Job | Failure:
+            again = spec.name in failed_before
+            state = None if again else saved.get(spec.name)
+            try:
+                own = for_concept(config, spec)
+                prepared = prepare(pipeline, spec, own)
+                place = None if folder is None else folder.run_folder(spec.name)
+                if place is not None:
+                    place.open(resume=not again, overwrite=again)
+                    place.check_identity(prepared.identity)
+                return Job(pipeline, prepared, own, place, state, contact_sheets)
+            except UserError as error:
+                return Failure(spec, str(error))
+            except Exception as error:  # whatever a damaged picture does to a decoder must not stop the others
+                return Failure(spec, f"{type(error).__name__}: {error}")
+
+        loop = Loop(
+            engine,
+            stack.enter_context(contextlib.closing(_ahead(begin, queue))),
+            total=len(queue),
+            checkpoints=checkpoints,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        reasons: dict[str, str] = {}
+        for outcome in loop.run():
+            if isinstance(outcome, Failure):
+                logger.error("%s failed: %s", outcome.spec.name, outcome.reason)
+                reasons[outcome.spec.name] = outcome.reason
+            if folder is not None:
+                folder.add(_line(outcome, folder))
+            if isinstance(outcome, Result):
+                yield outcome
+        if folder is not None:
+            folder.merge()
+    if reasons:
+        raise FailedConcepts(reasons)
+
+
+def _ahead(
+    begin: Callable[[ConceptSpec], Job | Failure], queue: Iterable[ConceptSpec]
+) -> Generator[Job | Failure, None, None]:
+    """Concepts made ready, one ahead of the one that is asked for: the devices do not wait for pictures."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: deque[Future[Job | Failure]] = deque()
+        try:
+            for spec in queue:
+                pending.append(pool.submit(begin, spec))
+                if len(pending) > 1:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _line(outcome: Result | Failure, folder: QueueFolder) -> dict[str, object]:
+    """How a concept ended, for `results.jsonl`."""
+    if isinstance(outcome, Failure):
+        spec = outcome.spec
+        return {"name": spec.name, "token": spec.placeholder, "status": "failed", "reason": outcome.reason}
+    line = summary(outcome)
+    return {**line, "file": str(folder.path / line["name"] / "learned_embeds.safetensors")}

@@ -1,0 +1,119 @@
+"""The folder of a queue of concepts, which hosts may share.
+
+config.json                  what was asked for
+results.jsonl                one line a concept that has ended; of all hosts, once each has come to its end
+results-host-I-of-N.jsonl    where there are several hosts: those of one of them, as they end
+checkpoints/host-I-of-N/     state of that host's slots
+NAME/                        run folder of a concept, without checkpoints of its own
+
+Hosts write different files and read each other's; nothing else is between them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from etils import epath
+
+from ti_jax.config import InversionConfig
+from ti_jax.errors import UserError
+from ti_jax.files import write_text
+from ti_jax.inversion.checkpoint import Checkpoints
+from ti_jax.inversion.folder import Folder
+from ti_jax.inversion.run_folder import RunFolder
+from ti_jax.inversion.slots import SlotState
+from ti_jax.parallel.hosts import Host
+
+Line = dict[str, Any]
+
+RESERVED = ("checkpoints", "config.json", "results.jsonl")
+"""What no concept can be called."""
+
+
+class QueueFolder(Folder):
+    """Reads and writes the files of a queue.
+
+    Args:
+        path: of the folder, local or remote.
+        host: this one.
+        names: of all concepts, those of other hosts too.
+    """
+
+    def __init__(self, path: epath.PathLike, host: Host, names: Sequence[str]) -> None:
+        super().__init__(path)
+        self._host, self._names = host, names
+        self._own: dict[str, Line] = {}
+
+    def open(self, *, resume: bool, overwrite: bool) -> None:
+        """As a run's folder; several hosts always go on with what is in it, since one of them comes first.
+
+        Raises:
+            UserError: as `Folder.open`, and if one of several hosts is to overwrite what others write.
+        """
+        several = self._host.count > 1
+        if several and overwrite:
+            raise UserError(f"several hosts share {self.path}: delete it yourself, or choose another --output")
+        super().open(resume=resume or several, overwrite=overwrite)
+        self._own = self._read(self._results) if several else self.ended()
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """Where this host's checkpoints go."""
+        return self.path / "checkpoints" / f"host-{self._host.index}-of-{self._host.count}"
+
+    def run_folder(self, name: str) -> RunFolder:
+        """The folder of a concept."""
+        return RunFolder(self.path / name)
+
+    def saved(self, config: InversionConfig) -> dict[str, SlotState]:
+        """The newest state of each concept that this host has saved, or any when there was another number of hosts.
+
+        The other hosts of the same number have other concepts, and may be writing.
+        """
+        newest: dict[str, SlotState] = {}
+        hosts = sorted((self.path / "checkpoints").glob("host-*-of-*"))
+        for folder in hosts:
+            if folder.name.endswith(f"-of-{self._host.count}") and folder != self.checkpoints:
+                continue
+            with Checkpoints(folder) as checkpoints:
+                for name, state in checkpoints.load(config).items():
+                    if name not in newest or state.step > newest[name].step:
+                        newest[name] = state
+        return newest
+
+    def ended(self) -> dict[str, Line]:
+        """The line of each concept that has ended on any host, by name; where there are several, one that finished."""
+        lines: dict[str, Line] = {}
+        for file in sorted(self.path.glob("results*.jsonl")):
+            for name, line in self._read(file).items():
+                if lines.get(name, line)["status"] != "finished" or line["status"] == "finished":
+                    lines[name] = line
+        return lines
+
+    def add(self, line: Line) -> None:
+        """Adds how a concept ended."""
+        self._own[line["name"]] = line
+        self._write(self._results, self._own)
+
+    def merge(self) -> None:
+        """Writes `results.jsonl` of all hosts as far as they have come, in the order of the queue."""
+        self._write(self.path / "results.jsonl", self.ended())
+
+    @property
+    def _results(self) -> epath.Path:
+        several = f"-host-{self._host.index}-of-{self._host.count}" if self._host.count > 1 else ""
+        return self.path / f"results{several}.jsonl"
+
+    def _read(self, file: epath.Path) -> dict[str, Line]:
+        try:
+            lines: Iterable[Line] = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
+            return {line["name"]: line for line in lines}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is not what was written there: delete it, and what it lists is redone") from error
+
+    def _write(self, file: epath.Path, lines: dict[str, Line]) -> None:
+        order = {name: i for i, name in enumerate(self._names)}
+        rows = sorted(lines.values(), key=lambda line: order.get(line["name"], len(order)))
+        write_text(file, "".join(json.dumps(line) + "\n" for line in rows))
