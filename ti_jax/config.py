@@ -74,6 +74,9 @@ class InversionDefaults:
     """What previews and the contact sheet draw."""
 
 
+PromptKind = Literal["model", "object", "style", "captions"]
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """How pictures and prompts are made ready."""
@@ -84,7 +87,7 @@ class DataConfig:
     """Cut out the middle square, or squash the whole picture into one."""
     flip: bool = True
     """Show each picture mirrored half of the time. Switch off for text, logos and faces with a parting."""
-    prompts: Annotated[Literal["model", "object", "style", "captions"], arg(aliases=("--prompts",))] = "model"
+    prompts: Annotated[PromptKind, arg(aliases=("--prompts",))] = "model"
     """The model's own templates (for Stable Diffusion those for objects), the paper's templates for objects or for
     styles, or `picture.txt` beside each picture."""
     templates: Annotated[str | None, arg(aliases=("--templates",))] = None
@@ -207,13 +210,16 @@ class ConceptSpec:
     learning_rate: float | None = None
     num_vectors: int | None = None
     templates: str | None = None
-    prompts: Literal["model", "object", "style", "captions"] | None = None
+    prompts: PromptKind | None = None
 
     def __post_init__(self) -> None:
         _require(
             self.name == concept_name(self.name),
             f"the name {self.name!r} is one of files: give letters, digits, - and _, such as {concept_name(self.name)}",
         )
+        _require(self.steps is None or self.steps >= 1, f"{self.name}: steps must be 1 or more")
+        _require(self.num_vectors is None or self.num_vectors >= 1, f"{self.name}: num_vectors must be 1 or more")
+        _require(self.learning_rate is None or self.learning_rate > 0, f"{self.name}: learning_rate must be above 0")
 
 
 def concept_name(placeholder: str) -> str:

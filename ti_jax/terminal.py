@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-    from ti_jax.inversion.result import Progress
+    from ti_jax.inversion.result import Progress, QueueProgress
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -44,6 +45,48 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
             )
 
         yield show
+
+
+@contextlib.contextmanager
+def show_queue() -> Iterator[Callable[[QueueProgress], None]]:
+    """A function to be called with each progress of a queue: a table of the slots on a terminal, lines elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    speed = _Speed()
+    if not console.is_terminal:
+        lines = _Lines(console, speed)
+        lines.print("preparing; compiling takes a while")
+        yield lines.queue
+        return
+    with Live("preparing; compiling takes a while", console=console) as live:
+        yield lambda progress: live.update(_slots_table(progress, speed))
+
+
+def _slots_table(progress: QueueProgress, speed: _Speed) -> Table:
+    from rich.table import Table
+
+    table = Table("slot", "concept", "step", "loss", "fixed set", "norm", title=_describe_queue(progress, speed))
+    for slot, concept in enumerate(progress.slots):
+        if concept is None:
+            table.add_row(str(slot), "-")
+            continue
+        fixed = "" if concept.fixed_loss is None else f"{concept.fixed_loss:.4f}"
+        step = f"{concept.step}/{concept.total_steps}"
+        table.add_row(str(slot), concept.name, step, f"{concept.loss:.4f}", fixed, f"{concept.norm:.1f}")
+    return table
+
+
+def _describe_queue(progress: QueueProgress, speed: _Speed) -> str:
+    under_way = [concept for concept in progress.slots if concept is not None]
+    steps_per_second = speed(progress.steps)
+    rate = "" if steps_per_second is None else f"  {steps_per_second:.1f} steps/s of all"
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    return (
+        f"{progress.finished} of {progress.total} concepts finished{failed}, {len(under_way)} under way{rate}  "
+        f"idle {progress.idle:.1%}"
+    )
 
 
 class _Speed:
@@ -89,3 +132,9 @@ class _Lines:
             self.print(line)
         if progress.step == progress.total_steps:
             self.print("drawing pictures with the new word")
+
+    def queue(self, progress: QueueProgress) -> None:
+        line = _describe_queue(progress, self._speed)
+        if time.perf_counter() - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = time.perf_counter()
+            self.print(line)

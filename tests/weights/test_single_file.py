@@ -46,7 +46,7 @@ def test_with_configs_of_a_folder(checkpoint):
     file, pipe, pipeline = checkpoint
     ours = ti_jax.load(file, config=pipeline.source, dtype="float32")
     same_weights(ours, pipe)
-    assert ours.fingerprint() == pipeline.fingerprint()
+    assert ours.fingerprint == pipeline.fingerprint
     assert ours.zeros_for_empty_prompt == pipeline.zeros_for_empty_prompt
     theirs = type(pipe).from_single_file(str(file), config=pipeline.source, local_files_only=True)
     same_weights(ours, theirs)

@@ -20,6 +20,7 @@ from ti_jax.cli.convert import Convert
 from ti_jax.cli.generate import Generate
 from ti_jax.cli.inspect import Inspect
 from ti_jax.cli.invert import Invert
+from ti_jax.cli.invert_many import InvertMany
 from ti_jax.cli.merge import Merge
 from ti_jax.cli.stop import Stopped
 from ti_jax.config import InversionConfig
@@ -38,6 +39,7 @@ class Verb(Protocol):
 
 VERBS: dict[str, type[Verb]] = {
     "invert": Invert,
+    "invert-many": InvertMany,
     "generate": Generate,
     "convert": Convert,
     "merge": Merge,

@@ -48,13 +48,12 @@ def _describe(concept: Concept, pipeline: Pipeline, count: int) -> dict[str, Any
     import numpy as np
 
     from ti_jax.concepts.nearest import nearest_words
-    from ti_jax.inversion.prepare import token_table
 
     encoders: dict[str, Any] = {}
     for name, values in concept.vectors.items():
         vectors = np.asarray(values)
         known = pipeline.widths.get(name) == vectors.shape[1]
-        table = token_table(pipeline, name) if known else None
+        table = pipeline.token_tables[name] if known else None
         encoders[name] = {
             "vectors": vectors.shape[0],
             "width": vectors.shape[1],

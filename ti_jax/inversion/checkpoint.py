@@ -36,6 +36,7 @@ class Checkpoints:
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore
             preservation_policy=ocp.training.preservation_policies.LatestN(_KEEP),  # pyright: ignore
             cleanup_tmp_directories=True,
+            context=_alone(),
         )
 
     def __enter__(self) -> Checkpoints:
@@ -98,3 +99,15 @@ class Checkpoints:
                 f"({type(error).__name__}): delete that step's folder to resume from the one before"
             ) from error
         return {name: read_slot(state, slot, count) for slot, name, count in metadata["occupants"]}
+
+
+def _alone() -> ocp.Context:
+    """A process that saves without the others of its job, which are islands to it."""
+    if jax.process_count() == 1:
+        return ocp.Context()
+    process = jax.process_index()
+    return ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process-{process}"
+        )
+    )

@@ -149,4 +149,4 @@ class Loop:
             return
         slots = [jobs[slot].progress() if slot in jobs else None for slot in range(len(self._jobs))]
         idle = 1 - self._steps_taken / self._slot_steps if self._slot_steps else 0.0
-        self._on_progress(QueueProgress(slots, self._total, self._finished, self._failed, idle))
+        self._on_progress(QueueProgress(slots, self._total, self._finished, self._failed, self._steps_taken, idle))

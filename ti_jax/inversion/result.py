@@ -40,6 +40,8 @@ class QueueProgress:
     """Concepts that this session began with."""
     finished: int
     failed: int
+    steps: int
+    """Steps that concepts have taken in this session."""
     idle: float
     """Share of the slots' steps that were wasted on empty or finished slots, in [0, 1]."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import NamedTuple
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ti_jax.errors import UserError
 
 
 class Host(NamedTuple):
@@ -36,3 +39,46 @@ def share(names: Sequence[str], host: Host) -> list[str]:
 
     own = set(sorted(names, key=rank)[host.index :: host.count])
     return [name for name in names if name in own]
+
+
+def find_host(index: int | None, count: int | None, environment: Mapping[str, str] = os.environ) -> Host:
+    """Which host this is.
+
+    Args:
+        index: as the user says; None if nothing was said.
+        count: the same.
+        environment: where Slurm says it, by SLURM_PROCID and SLURM_NTASKS, if the user does not.
+
+    Returns:
+        the host; the only one if nobody says anything.
+
+    Raises:
+        UserError: if only one of the two is given, or the index is not in [0, count).
+    """
+    if index is None and count is None:
+        index = int(environment.get("SLURM_PROCID", 0))
+        count = int(environment.get("SLURM_NTASKS", 1))
+    if index is None or count is None:
+        raise UserError("give --host and --hosts together: which process this is, from 0, and how many there are")
+    if not 0 <= index < count:
+        raise UserError(f"host {index} of {count}: --host counts from 0 to --hosts less one")
+    return Host(index, count)
+
+
+def join_slice(**options: Any) -> Host:
+    """Joins the other workers of a TPU slice, whose runtime needs all of them.
+
+    Nothing is exchanged afterwards, but where one worker dies the runtime may end the others. The service that would
+    swallow SIGTERM is switched off, so that a handler set after this call saves the run.
+
+    Args:
+        options: of `jax.distributed.initialize`; on a slice none are needed.
+
+    Returns:
+        this worker.
+    """
+    import jax
+
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(**options)
+    return Host(jax.process_index(), jax.process_count())

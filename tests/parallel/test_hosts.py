@@ -1,0 +1,38 @@
+"""Hosts share a queue without a word, and Slurm's tell which they are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ti_jax.errors import UserError
+from ti_jax.parallel.hosts import ALONE, Host, find_host, share
+
+
+@given(st.lists(st.text(), unique=True, max_size=50), st.integers(1, 9))
+def test_shares_are_even_disjoint_and_cover_all(names, count):
+    shares = [share(names, Host(index, count)) for index in range(count)]
+    assert sorted(name for own in shares for name in own) == sorted(names)
+    sizes = [len(own) for own in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(own == [name for name in names if name in own] for own in shares)
+
+
+def test_a_share_does_not_depend_on_the_order():
+    names = [str(i) for i in range(20)]
+    assert set(share(names, Host(1, 3))) == set(share(names[::-1], Host(1, 3)))
+
+
+def test_what_one_of_two_hosts_left_spreads_over_four():
+    names = [str(i) for i in range(400)]
+    left = set(share(names, Host(1, 2)))
+    sizes = [len(left & set(share(names, Host(index, 4)))) for index in range(4)]
+    assert min(sizes) > 30  # of 50 on average
+
+
+def test_find_host():
+    assert find_host(None, None, {}) == ALONE
+    assert find_host(None, None, {"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}) == Host(2, 4)
+    assert find_host(0, 2, {"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}) == Host(0, 2)
+    for index, count in ((0, None), (None, 2), (2, 2), (-1, 2)):
+        with pytest.raises(UserError, match="--host"):
+            find_host(index, count, {})
