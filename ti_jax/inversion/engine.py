@@ -171,6 +171,7 @@ def _padded_inputs(inputs: SlotInputs, bounds: Bounds) -> SlotInputs:
         latent_mean=_pad(inputs.latent_mean, bounds.pictures),
         latent_std=_pad(inputs.latent_std, bounds.pictures),
         prompts=jax.tree.map(pad(bounds.prompts), inputs.prompts),
+        sizes=_pad(inputs.sizes, bounds.pictures),
         first_prompt=_pad(inputs.first_prompt, bounds.pictures),
         num_prompts=_pad(inputs.num_prompts, bounds.pictures),
         vector_mask=jax.tree.map(pad(bounds.vectors), inputs.vector_mask),

@@ -58,7 +58,7 @@ class Job:
             self.done = step == self.total_steps or bool(self.saved.settled)
             if self.folder is not None:
                 self.history = self.folder.read_metrics(steps=step)
-            logger.info("%s goes on at step %d of %d", self.name, step, self.total_steps)
+            logger.info("%s: resumed at step %d of %d", self.name, step, self.total_steps)
         if self.folder is not None:
             self.folder.write_config(as_dict(self.config), self.prepared.identity)
 
