@@ -66,7 +66,7 @@ def main() -> int:
 def run_vae(drawings: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains the autoencoder; its scaling factor is measured at the end."""
     seen = drawings_of.training_part(drawings)
-    trained = train(vae.vae_stage(seen, drawings_of.held_out_part(drawings), **kinds), folder, rhythm).average
+    trained = train(vae.vae_stage(seen, **kinds), folder, rhythm).average
     config = dataclasses.replace(vae.CONFIG, scaling_factor=vae.scaling_factor(trained, seen))
     export.write_vae(folder / "vae", trained, config)
 

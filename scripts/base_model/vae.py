@@ -34,14 +34,11 @@ _KL_WEIGHT = 3e-4
 _UNSEEN = 256
 
 
-def vae_stage(
-    train: Drawings, held_out: Drawings, *, steps: int, rate: float = 1.5e-3, dtype: Any = jnp.float32
-) -> Stage:
+def vae_stage(drawings: Drawings, *, steps: int, rate: float = 1.5e-3, dtype: Any = jnp.float32) -> Stage:
     """The autoencoder's stage.
 
     Args:
-        train: drawings to learn from.
-        held_out: drawings for the measure.
+        drawings: to learn from; the measure takes other scenes of them.
         steps: in all.
         rate: peak learning rate.
         dtype: of the computation.
@@ -59,15 +56,15 @@ def vae_stage(
         gradients, losses = jax.grad(autoencoder_loss, has_aux=True)(state.parameters, batch["pictures"], key)
         return update(state, gradients, optimizer, decay=0.999), losses
 
-    unseen = pictures(held_out, VALIDATION, 0, _UNSEEN)
+    unseen = pictures(drawings, VALIDATION, 0, _UNSEEN)
 
     def validate(state: TrainState, folder: Path) -> dict[str, float]:
         rebuilt = reconstruct(state.average, unseen)
         pair = np.concatenate([np.concatenate([*unseen[:12]], 1), np.concatenate([*rebuilt[:12]], 1)], 0)
         Image.fromarray(pair).save(folder / "vae.png")
-        return {"held_out_psnr": psnr(unseen, rebuilt)}
+        return {"psnr": psnr(unseen, rebuilt)}
 
-    return Stage("vae", steps, start, lambda first: _crops(train, first, steps), step, validate)
+    return Stage("vae", steps, start, lambda first: _crops(drawings, first, steps), step, validate)
 
 
 def _crops(drawings: Drawings, first: int, steps: int) -> Iterator[dict[str, Any]]:

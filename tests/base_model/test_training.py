@@ -60,7 +60,7 @@ def stages(request, drawings, seen, tokenizer):
     """Builds the stage that is asked for."""
     request.getfixturevalue(f"small_{request.param}")
     if request.param == "vae":
-        return lambda steps: vae.vae_stage(seen, drawings, steps=steps)
+        return lambda steps: vae.vae_stage(seen, steps=steps)
     if request.param == "clip":
         return lambda steps: clip.clip_stage(seen, tokenizer, steps=steps)
     autoencoder = request.getfixturevalue("small_unet")
