@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -78,26 +76,6 @@ def held_out_part(drawings: Drawings) -> Drawings:
 def _with(drawings: Drawings, images: Mapping[tuple[str, str], Image.Image]) -> Drawings:
     codes = {code for _, code in images}
     return Drawings(images, {code: c for code, c in drawings.concepts.items() if code in codes})
-
-
-def read_zip(pictures: Path, table: Path) -> Drawings:
-    """Reads drawings from a zip of `<style>/<code>.webp` and a JSON table of concepts by code.
-
-    Args:
-        pictures: the zip.
-        table: objects with name, keywords, variant and text_like.
-
-    Returns:
-        the drawings of concepts that are neither variants of others nor like text.
-    """
-    concepts = core_concepts(json.loads(table.read_text()))
-    images = {}
-    with zipfile.ZipFile(pictures) as archive:
-        for name in archive.namelist():
-            path = Path(name)
-            if path.suffix == ".webp" and path.stem in concepts:
-                images[path.parent.name, path.stem] = cut(Image.open(io.BytesIO(archive.read(name))))
-    return Drawings(images, concepts)
 
 
 def core_concepts(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Concept]:

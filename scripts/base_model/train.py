@@ -1,5 +1,6 @@
 """Trains the bundled model, a stage at a time; every stage goes on where it stopped.
 
+    python scripts/base_model/build_data.py
     python scripts/base_model/train.py --stage vae
     python scripts/base_model/train.py --stage clip
     python scripts/base_model/train.py --stage unet
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import clip
-import drawings as drawings_of
 import export
 import jax.numpy as jnp
 import unet
 import vae
+from dataset import read_dataset
 from drawings import Drawings
 from flax import nnx
 from loop import Rhythm, train
@@ -46,9 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=list(STEPS), required=True)
     parser.add_argument("--state-dir", type=Path, default=Path("runs/base_model"))
-    parser.add_argument(
-        "--drawings", type=Path, required=True, help="zip of pictures; the table of names lies beside it"
-    )
+    parser.add_argument("--data-dir", type=Path, default=Path("runs/base_model/data"), help="that build_data.py wrote")
     parser.add_argument("--steps", type=int, help="in all; earlier runs included")
     parser.add_argument("--hours", type=float, default=float("inf"), help="of this run")
     parser.add_argument("--export", action="store_true", help="train no more, only write the networks")
@@ -56,32 +55,29 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
 
-    drawings = drawings_of.read_zip(options.drawings, options.drawings.with_suffix(".json"))
+    seen = read_dataset(options.data_dir, "train")
     rhythm = Rhythm(stop_after=0.0 if options.export else 3600 * options.hours)
     kinds = {"dtype": jnp.dtype(options.dtype), "steps": options.steps or STEPS[options.stage]}
-    {"vae": run_vae, "clip": run_clip, "unet": run_unet}[options.stage](drawings, options.state_dir, rhythm, **kinds)
+    {"vae": run_vae, "clip": run_clip, "unet": run_unet}[options.stage](seen, options.state_dir, rhythm, **kinds)
     return 0
 
 
-def run_vae(drawings: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+def run_vae(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains the autoencoder; its scaling factor is measured at the end."""
-    seen = drawings_of.training_part(drawings)
     trained = train(vae.vae_stage(seen, **kinds), folder, rhythm).average
     config = dataclasses.replace(vae.CONFIG, scaling_factor=vae.scaling_factor(trained, seen))
     export.write_vae(folder / "vae", trained, config)
 
 
-def run_clip(drawings: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+def run_clip(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains CLIP, and the tokenizer if there is none."""
-    seen = drawings_of.training_part(drawings)
     tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
     trained = train(clip.clip_stage(seen, tokenizer, **kinds), folder, rhythm).average
     export.write_clip(folder / "clip", trained, clip.CONFIG)
 
 
-def run_unet(drawings: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+def run_unet(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains the text encoder and the UNet."""
-    seen = drawings_of.training_part(drawings)
     tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
     config = AutoencoderKLConfig.from_dict(read_json(folder / "vae" / "config.json"))
     autoencoder = _read(folder / "vae" / "diffusion_pytorch_model.safetensors", AutoencoderKL, config, rules.VAE)
