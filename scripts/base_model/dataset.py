@@ -98,7 +98,8 @@ def read_dataset(folder: Path, *splits: str) -> Drawings:
         raise SystemExit(f"there is no data set in {folder}: run build_data.py --output {folder} first")
     images, concepts = {}, {}
     for split in splits or SPLITS:
-        for row in tfds.data_source(EmojiDrawings.name, split=split, data_dir=str(folder), download=False):
+        source: Any = tfds.data_source(EmojiDrawings.name, split=split, data_dir=str(folder), download=False)
+        for row in source:
             style, code, name = (row[key].decode() for key in ("style", "code", "name"))
             images[style, code] = cut(Image.fromarray(row["image"]))
             concepts[code] = Concept(code, name, tuple(word.decode() for word in row["keywords"]))

@@ -5,11 +5,13 @@ import itertools
 import json
 
 import clip
+import export
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import samples
 import unet
 import vae
 import words
@@ -17,6 +19,9 @@ from flax import nnx
 from loop import Rhythm, train, warmup_constant_decay
 from state import load_state, new_state, save_state
 
+from ti_jax.diffusion.schedule import NoiseSchedule
+from ti_jax.models.clip import CLIPTextModel
+from ti_jax.models.unet import UNet2DConditionModel
 from ti_jax.models.vae import AutoencoderKL
 
 QUIET = Rhythm(log=1e9, save=1e9, validate=1e9)
@@ -45,6 +50,12 @@ def small_unet(monkeypatch, small_vae):
         monkeypatch.setattr(unet, name, value)
     monkeypatch.setattr(unet, "sample_pictures", lambda *_: np.zeros((3, 8, 8, 3), np.uint8))
     return small_vae
+
+
+@pytest.fixture
+def small_unet_networks(small_unet):
+    text_encoder = CLIPTextModel(TEXT, rngs=nnx.Rngs(0))
+    return unet.Networks(text_encoder, UNet2DConditionModel(unet.CONFIG, rngs=nnx.Rngs(1)))
 
 
 @pytest.fixture
@@ -91,6 +102,13 @@ def test_steps_on_one_batch_bring_its_loss_down(stages):
         state, loss = step(state, batch, jax.random.key(0))
         losses.append(float(loss["loss"]))
     assert losses[-1] < 0.99 * losses[0]
+
+
+def test_samples(small_unet, small_unet_networks, tokenizer):
+    schedule = NoiseSchedule.from_config(export.SCHEDULER)
+    pictures = samples.sample_pictures(small_unet_networks, small_unet, tokenizer, schedule, ["a key"] * 3)
+    assert pictures.shape == (3, 64, 64, 3)
+    assert samples.contact_sheet(pictures, columns=2).size == (128, 128)
 
 
 def test_a_state_of_other_networks_is_refused(tmp_path):
