@@ -71,7 +71,7 @@ class InversionDefaults:
     templates: tuple[str, ...] | None = None
     """Prompts that the model understands, `{}` for the word; the paper's object templates if None."""
     preview_prompts: tuple[str, ...] = ("a photo of {}", "a photo of {} on the moon", "an oil painting of {}")
-    """What previews and the contact sheet draw."""
+    """What previews, the contact sheet and `evaluate` draw; the first shows the word alone."""
 
 
 PromptKind = Literal["model", "object", "style", "captions"]

@@ -32,6 +32,15 @@ SMALL = {
     "unet/config.json",
     "vae/config.json",
 }
+CLIP = {
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+}
+OTHER_OF_CLIP = {"README.md", "flax_model.msgpack", "tf_model.h5"}
 OTHER = {
     "README.md",
     "v1-5-pruned.ckpt",
@@ -139,6 +148,7 @@ REPOSITORIES = {
         "vae/diffusion_pytorch_model.safetensors",
     ),
     "owner/flux": repository("unet/diffusion_pytorch_model.safetensors", kind="FluxPipeline"),
+    "owner/clip": {name: name.encode() for name in (*CLIP, "pytorch_model.bin", *OTHER_OF_CLIP)},
     "owner/lora": {"README.md": b"", "lora.safetensors": b""},
 }
 
@@ -157,8 +167,8 @@ def hub():
 def fetch(tmp_path):
     """`resolve` in an interpreter of its own, since huggingface_hub reads its environment once."""
 
-    def run(source, *, endpoint, offline=False, **arguments):
-        code = f"from ti_jax.weights.hub import resolve\nprint(resolve({source!r}, **{arguments}), end='')"
+    def run(source, *, endpoint, offline=False, by="resolve", **arguments):
+        code = f"from ti_jax.weights.hub import {by}\nprint({by}({source!r}, **{arguments}), end='')"
         environment = {
             **os.environ,
             "HF_HOME": str(tmp_path),
@@ -174,6 +184,13 @@ def fetch(tmp_path):
 
 def endpoint(hub):
     return f"http://127.0.0.1:{hub.server_port}"
+
+
+def test_clip(hub, fetch):
+    done = fetch("owner/clip", endpoint=endpoint(hub), by="resolve_clip")
+    assert done.returncode == 0, done.stderr
+    assert sorted(hub.fetched) == sorted(CLIP | {"pytorch_model.bin"})
+    assert (Path(done.stdout) / "config.json").exists()
 
 
 def test_only_what_is_needed_is_fetched_and_then_kept(hub, fetch):

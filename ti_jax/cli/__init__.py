@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn, Protocol, runtime_checkable
 import tyro
 
 from ti_jax.cli.convert import Convert
+from ti_jax.cli.evaluate import Evaluate
 from ti_jax.cli.generate import Generate
 from ti_jax.cli.inspect import Inspect
 from ti_jax.cli.invert import Invert
@@ -41,6 +42,7 @@ VERBS: dict[str, type[Verb]] = {
     "invert": Invert,
     "invert-many": InvertMany,
     "generate": Generate,
+    "evaluate": Evaluate,
     "convert": Convert,
     "merge": Merge,
     "inspect": Inspect,

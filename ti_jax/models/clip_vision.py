@@ -25,6 +25,9 @@ _NEUTRAL: dict[str, Any] = {
     "num_channels": (3,),
     "projection_dim": ANY,  # the whole model's counts
     "model_type": ("clip_vision_model",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ANY),  # old files have them
     **dict.fromkeys(TRANSFORMERS_KEYS, ANY),
 }
 

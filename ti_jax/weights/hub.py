@@ -68,6 +68,36 @@ def resolve_tokenizer(source: str) -> Path:
     return path if path.is_dir() else _snapshot(source, None, list(_TOKENIZER_FILES))
 
 
+def resolve_clip(source: str, *, revision: str | None = None) -> Path:
+    """A folder with CLIP's towers in transformers' format.
+
+    Args:
+        source: `tiny`, the bundled one; a folder; or an id on the hub.
+        revision: branch, tag or commit on the hub.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: if there is no such folder, and the hub has no such model or cannot be reached.
+    """
+    if source.isidentifier() and (BUNDLED / source / "clip").is_dir():
+        return BUNDLED / source / "clip"
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not _HUB_ID.fullmatch(source):
+        raise UserError(f"there is no folder {source}: give one with a CLIP, an id on the hub (owner/name), or tiny")
+    folder = _snapshot(source, revision, ["config.json", "preprocessor_config.json", *_TOKENIZER_FILES])
+    for kind in file_kinds("text_encoder", None):
+        # At the top of the repository, where a pipeline has a folder for each network.
+        patterns = [Path(pattern).name for pattern in file_patterns("text_encoder", *kind)]
+        _snapshot(source, folder.name, patterns)
+        if has_weights(folder, variant=None, network="text_encoder"):
+            break
+    return folder
+
+
 def _fetch(source: str, variant: str | None, revision: str | None) -> Path:
     folder = _snapshot(source, revision, list(_SMALL_FILES))
     index = read_index(folder, source=source)  # before gigabytes are fetched that nobody can use

@@ -39,12 +39,13 @@ def file_patterns(network: str, suffix: str, extension: str) -> list[str]:
     return [f"{network}/{name}" for name in names]
 
 
-def find_weights(folder: Path, *, variant: str | None) -> Path:
+def find_weights(folder: Path, *, variant: str | None, network: str | None = None) -> Path:
     """The file with the weights of a network, or the index of several.
 
     Args:
         folder: of the network.
         variant: such as `fp16`; None for plain files.
+        network: what it would be called in a pipeline; the folder's name if None.
 
     Returns:
         the file that exists, safetensors before pickled ones.
@@ -52,25 +53,27 @@ def find_weights(folder: Path, *, variant: str | None) -> Path:
     Raises:
         UserError: if there is none; it names what was looked for and what there is.
     """
-    kinds = file_kinds(folder.name, variant)
-    found = next(_existing(folder, kinds), None)
+    network = folder.name if network is None else network
+    kinds = file_kinds(network, variant)
+    found = next(_existing(folder, network, kinds), None)
     if found is None:
         there = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else ["nothing"]
         hint = ' (to take those, say variant="fp16")' if variant is None and any(".fp16." in n for n in there) else ""
-        wanted = file_names(folder.name, *kinds[0])[0]
+        wanted = file_names(network, *kinds[0])[0]
         raise UserError(f"{folder} has no {wanted}; it holds {', '.join(there) or 'nothing'}{hint}")
     if variant is not None and f".{variant}." not in found.name:
         logger.warning("%s has no %s weights: taking %s", folder, variant, found.name)
     return found
 
 
-def has_weights(folder: Path, *, variant: str | None) -> bool:
+def has_weights(folder: Path, *, variant: str | None, network: str | None = None) -> bool:
     """Whether `find_weights` would find any."""
-    return any(_existing(folder, file_kinds(folder.name, variant)))
+    network = folder.name if network is None else network
+    return any(_existing(folder, network, file_kinds(network, variant)))
 
 
-def _existing(folder: Path, kinds: list[tuple[str, str]]) -> Iterator[Path]:
-    names = (name for kind in kinds for name in file_names(folder.name, *kind))
+def _existing(folder: Path, network: str, kinds: list[tuple[str, str]]) -> Iterator[Path]:
+    names = (name for kind in kinds for name in file_names(network, *kind))
     return (folder / name for name in names if (folder / name).exists())
 
 
