@@ -14,7 +14,7 @@ from drawings import Drawings
 from feed import TRAINING, VALIDATION, batches, pictures, to_float
 from flax import nnx
 from loop import Stage, warmup_constant_decay
-from scenes import SIZE, draw, random_scene
+from scenes import SIZE, alone, draw, random_scene
 from state import TrainState, new_state, update
 from words import TEXT, ids_of, small_embeddings
 
@@ -77,6 +77,8 @@ def clip_stage(
 
     def example(index: int) -> dict[str, np.ndarray]:
         scene = random_scene(train, (TRAINING, index))
+        if index // _BATCH % 2:  # among scenes of every kind, backgrounds and places alone tell most apart
+            scene = alone(scene)
         ids, ends = ids_of(tokenizer, [caption(scene, train)])
         return {"pictures": draw(scene, train), "ids": ids[0], "ends": ends[0]}
 

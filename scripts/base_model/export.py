@@ -86,7 +86,7 @@ def write_text_encoder(folder: Path, encoder: nnx.Module, config: CLIPTextConfig
 
 
 def write_clip(folder: Path, clip: nnx.Module, config: CLIPConfig, *, dtype: str = "float16") -> None:
-    """The folder of both towers of CLIP, with how pictures are prepared for it; the tokenizer is not in it."""
+    """The folder of both towers of CLIP, with how pictures are prepared for it; its tokenizer saves itself."""
     facts = {"architectures": ["CLIPModel"], "model_type": "clip", "dtype": dtype}
     towers = {
         "text_config": {"model_type": "clip_text_model", **_text_values(config.text)},

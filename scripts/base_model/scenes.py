@@ -25,7 +25,7 @@ PLACES: dict[str, tuple[float, float]] = {
 }
 """Where a small object is, as shares of the free width and height."""
 _COMMON_PLACES = ("top left", "top right", "bottom left", "bottom right")
-_GRIDS: dict[int, tuple[tuple[float, float], ...]] = {
+GRIDS: dict[int, tuple[tuple[float, float], ...]] = {
     2: ((0.27, 0.5), (0.73, 0.5)),
     3: ((0.5, 0.27), (0.27, 0.73), (0.73, 0.73)),
     4: ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)),
@@ -113,17 +113,32 @@ def _arrange(scene: Scene, first: str, second: str, rng: np.random.Generator) ->
     if scene.layout == "small":
         place = str(rng.choice(_COMMON_PLACES if rng.random() < 0.6 else list(PLACES)))
         side = rng.uniform(0.3, 0.42)
-        x, y = (side / 2 + 0.03 + share * (0.94 - side) for share in PLACES[place])
+        x, y = centre_of(place, side)
         return replace(scene, objects=(Placed(first, x, y, side),), place=place)
     if scene.layout == "pair" and second != first:
         sides = rng.uniform(0.4, 0.47, 2)
         placed = (
-            Placed(code, x, 0.5, side) for code, (x, _), side in zip((first, second), _GRIDS[2], sides, strict=True)
+            Placed(code, x, 0.5, side) for code, (x, _), side in zip((first, second), GRIDS[2], sides, strict=True)
         )
         return replace(scene, objects=tuple(placed))
-    number = int(rng.choice(list(_GRIDS)))
+    number = int(rng.choice(list(GRIDS)))
     side = (0.28 if number == 9 else 0.42) * rng.uniform(0.9, 1.05)
-    return replace(scene, layout="several", objects=tuple(Placed(first, x, y, side) for x, y in _GRIDS[number]))
+    return replace(scene, layout="several", objects=tuple(Placed(first, x, y, side) for x, y in GRIDS[number]))
+
+
+def centre_of(place: str, side: float) -> tuple[float, float]:
+    """The centre of a small object of a side in a named place; all of them shares of the scene's side."""
+    x, y = (side / 2 + 0.03 + share * (0.94 - side) for share in PLACES[place])
+    return x, y
+
+
+def alone(scene: Scene) -> Scene:
+    """A scene of the first object only, large and on white: nothing but concept and style tells such scenes apart."""
+    only = Placed(scene.objects[0].code, 0.5, 0.5, 0.85)
+    white = Background("plain", ("white",))
+    return replace(
+        scene, layout="one", objects=(only,), background=white, named_background=False, place=None, treatment=None
+    )
 
 
 def draw(scene: Scene, drawings: Drawings) -> np.ndarray:

@@ -4,6 +4,7 @@
     python scripts/base_model/train.py --stage vae
     python scripts/base_model/train.py --stage clip
     python scripts/base_model/train.py --stage unet
+    python scripts/base_model/train.py --stage classifier        # judges the model, no part of it
 
 Each stage keeps its state, its log (`STAGE.jsonl`) and samples in the state folder. At its end, or when `--hours` are
 over, or with `--export` at once, it writes its networks there as diffusers and transformers do: `vae/`, `clip/`,
@@ -26,6 +27,7 @@ import export
 import jax.numpy as jnp
 import unet
 import vae
+from classifier import classifier_stage
 from dataset import read_dataset
 from drawings import Drawings
 from flax import nnx
@@ -39,7 +41,7 @@ from ti_jax.weights.index import read_json
 from ti_jax.weights.loader import abstract_network, load_parameters
 from ti_jax.weights.tensors import open_safetensors
 
-STEPS = {"vae": 9000, "clip": 3000, "unet": 40_000}
+STEPS = {"vae": 9000, "clip": 6000, "unet": 40_000, "classifier": 5000}
 
 
 def main() -> int:
@@ -58,7 +60,8 @@ def main() -> int:
     seen = read_dataset(options.data_dir, "train")
     rhythm = Rhythm(stop_after=0.0 if options.export else 3600 * options.hours)
     kinds = {"dtype": jnp.dtype(options.dtype), "steps": options.steps or STEPS[options.stage]}
-    {"vae": run_vae, "clip": run_clip, "unet": run_unet}[options.stage](seen, options.state_dir, rhythm, **kinds)
+    run = {"vae": run_vae, "clip": run_clip, "unet": run_unet, "classifier": run_classifier}[options.stage]
+    run(seen, options.state_dir, rhythm, **kinds)
     return 0
 
 
@@ -70,10 +73,11 @@ def run_vae(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
 
 
 def run_clip(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
-    """Trains CLIP, and the tokenizer if there is none."""
+    """Trains CLIP, and the tokenizer if there is none; both are in its folder."""
     tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
     trained = train(clip.clip_stage(seen, tokenizer, **kinds), folder, rhythm).average
     export.write_clip(folder / "clip", trained, clip.CONFIG)
+    tokenizer.save_pretrained(folder / "clip")
 
 
 def run_unet(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
@@ -87,6 +91,11 @@ def run_unet(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None
     export.write_text_encoder(folder / "text_encoder", trained.text_encoder, unet.TEXT)
     export.write_unet(folder / "unet", trained.unet, unet.CONFIG)
     export.write_pipeline(folder)
+
+
+def run_classifier(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+    """Trains the classifier, which stays in its state file."""
+    train(classifier_stage(seen, **kinds), folder, rhythm)
 
 
 def _read(file: Path, kind: Any, config: Any, table: rules.Rules) -> Any:

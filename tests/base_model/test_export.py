@@ -16,6 +16,7 @@ import words
 from flax import nnx
 from torch_pair import check, draws, nchw, nhwc, run
 
+import ti_jax
 from ti_jax.models.clip import CLIPTextModel
 from ti_jax.models.clip_vision import CLIPModel
 from ti_jax.models.unet import UNet2DConditionModel
@@ -71,6 +72,10 @@ def test_clip(tmp_path, tokenizer):
     expected = theirs(input_ids=torch.tensor(ids).long(), pixel_values=prepared["pixel_values"])
     check(clip.image_vectors(ours, pictures), expected.image_embeds, 1e-4)
     check(clip.text_vectors(ours, ids, ends), expected.text_embeds, 1e-4)
+    tokenizer.save_pretrained(tmp_path)
+    judge = ti_jax.load_clip(tmp_path)
+    check(judge.image_vectors(list(pictures)), expected.image_embeds, 1e-4)
+    check(judge.text_vectors(["a red apple", "a small key in the top left"]), expected.text_embeds, 1e-4)
 
 
 def test_the_pipeline_opens(tmp_path, tokenizer):
@@ -84,8 +89,6 @@ def test_the_pipeline_opens(tmp_path, tokenizer):
     export.write_pipeline(tmp_path)
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
     assert pipe.scheduler.config.prediction_type == "v_prediction"
-    import ti_jax
-
     assert ti_jax.load(tmp_path).resolution == 64
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import classifier
 import clip
 import export
 import jax
@@ -28,7 +29,9 @@ QUIET = Rhythm(log=1e9, save=1e9, validate=1e9)
 TEXT = dataclasses.replace(words.TEXT, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
 # Compiling the other two takes long.
 EVERY_STAGE = pytest.mark.parametrize(
-    "stages", ["clip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "unet"))], indirect=True
+    "stages",
+    ["clip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "unet", "classifier"))],
+    indirect=True,
 )
 
 
@@ -67,11 +70,19 @@ def small_clip(monkeypatch):
 
 
 @pytest.fixture
+def small_classifier(monkeypatch):
+    for name, value in {"_CHANNELS": (8, 8, 8), "_GROUPS": 2, "_BATCH": 4, "_UNSEEN": 4}.items():
+        monkeypatch.setattr(classifier, name, value)
+
+
+@pytest.fixture
 def stages(request, drawings, seen, tokenizer):
     """Builds the stage that is asked for."""
     request.getfixturevalue(f"small_{request.param}")
     if request.param == "vae":
         return lambda steps: vae.vae_stage(seen, steps=steps)
+    if request.param == "classifier":
+        return lambda steps: classifier.classifier_stage(seen, steps=steps)
     if request.param == "clip":
         return lambda steps: clip.clip_stage(seen, tokenizer, steps=steps)
     autoencoder = request.getfixturevalue("small_unet")
