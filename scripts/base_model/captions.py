@@ -83,8 +83,13 @@ def _in_style(thing: str, scene: Scene, rng: np.random.Generator) -> str:
     """Names the style in half of the captions."""
     if rng.random() < 0.5 or (scene.treatment and rng.random() < 0.6):
         return thing if scene.treatment else str(rng.choice(_PLAIN_FORMS)).format(thing)
-    style = str(rng.choice(STYLES[scene.style]))
-    return str(rng.choice(_STYLE_FORMS)).format(article=article(style), style=style, thing=thing)
+    return in_style(thing, scene.style, rng)
+
+
+def in_style(thing: str, style: str, rng: np.random.Generator) -> str:
+    """A thing with its article, such as `an owl`, and its style."""
+    words = str(rng.choice(STYLES[style]))
+    return str(rng.choice(_STYLE_FORMS)).format(article=article(words), style=words, thing=thing)
 
 
 def article(words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from captions import caption
+from captions import STYLES, caption, in_style, with_article
 from drawings import Drawings
 from feed import TRAINING, VALIDATION, batches, pictures, to_float
 from flax import nnx
 from loop import Stage, warmup_constant_decay
-from scenes import SIZE, alone, draw, random_scene
+from scenes import SIZE, Scene, alone, draw, random_scene
 from state import TrainState, new_state, update
 from words import TEXT, ids_of, small_embeddings
 
@@ -76,10 +77,8 @@ def clip_stage(
         return update(state, gradients, optimizer, decay=0.998), {"loss": loss}
 
     def example(index: int) -> dict[str, np.ndarray]:
-        scene = random_scene(train, (TRAINING, index))
-        if index // _BATCH % 2:  # among scenes of every kind, backgrounds and places alone tell most apart
-            scene = alone(scene)
-        ids, ends = ids_of(tokenizer, [caption(scene, train)])
+        scene, text = captioned_scene(train, index)
+        ids, ends = ids_of(tokenizer, [text])
         return {"pictures": draw(scene, train), "ids": ids[0], "ends": ends[0]}
 
     scenes = [random_scene(train, (VALIDATION, i)) for i in range(_UNSEEN)]
@@ -91,6 +90,30 @@ def clip_stage(
         return {f"recall_at_{k}": recall(similarity, k) for k in (1, 5)}
 
     return Stage("clip", steps, start, lambda first: batches(example, _BATCH, first, steps), step, validate)
+
+
+def captioned_scene(drawings: Drawings, index: int) -> tuple[Scene, str]:
+    """An example for training; a batch's are alike in what its number says, so that they differ in something fine.
+
+    Args:
+        drawings: to take from.
+        index: of the example.
+
+    Returns:
+        in every second batch any scene, which backgrounds and places tell apart; otherwise one large thing on white, in
+        every fourth batch the same few things by every hand.
+    """
+    scene = random_scene(drawings, (TRAINING, index))
+    batch, place = divmod(index, _BATCH)
+    if batch % 2 == 0:
+        return scene, caption(scene, drawings)
+    if batch % 4 == 1:
+        return alone(scene), caption(alone(scene), drawings)
+    by_all = [code for code, styles in drawings.styles.items() if len(styles) == len(STYLES)]
+    thing, style = divmod(place, len(STYLES))
+    code = str(np.random.default_rng((TRAINING, batch, 4)).permutation(by_all)[thing % len(by_all)])
+    scene = replace(alone(scene), style=list(STYLES)[style], objects=(replace(alone(scene).objects[0], code=code),))
+    return scene, in_style(with_article(drawings.concepts[code].name), scene.style, np.random.default_rng(scene.seed))
 
 
 def contrastive_loss(model: CLIPModel, pictures: jax.Array, ids: jax.Array, ends: jax.Array) -> jax.Array:

@@ -140,6 +140,17 @@ def test_psnr():
     assert vae.psnr(pictures, pictures + np.uint8(51)) == pytest.approx(20 * np.log10(5))
 
 
+def test_batches_for_clip_differ_in_fine_things(seen, monkeypatch):
+    monkeypatch.setattr(clip, "_BATCH", 36)
+    batches = [[clip.captioned_scene(seen, 36 * b + i) for i in range(36)] for b in range(4)]
+    assert len({scene.background for scene, _ in batches[0]}) > 3
+    for scene, _ in batches[1] + batches[3]:
+        assert (len(scene.objects), scene.background.colours, scene.treatment) == (1, ("white",), None)
+    shown = {(scene.objects[0].code, scene.style) for scene, _ in batches[3]}
+    assert len(shown) == 36 == len({text for _, text in batches[3]})
+    assert all(seen.concepts[scene.objects[0].code].name in text for scene, text in batches[3])
+
+
 def test_recall():
     similarity = np.asarray([[0.9, 0.1, 0.2], [0.8, 0.7, 0.1], [0.3, 0.2, 0.1]])
     assert [clip.recall(similarity, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
