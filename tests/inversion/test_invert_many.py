@@ -166,6 +166,28 @@ def test_a_bad_concept_does_not_stop_the_others(pipeline, specs, alone, tmp_path
     assert _lines(tmp_path / "runs")["burst"]["status"] == "finished"
 
 
+@pytest.mark.slow
+def test_fifty_steps_in_1_4_and_16_slots(pipeline, specs):
+    """In float32 the vectors differ by at most 1e-5 of their size."""
+    config = replace(CONFIG, steps=50)
+    crowd = [replace(specs[i % 4], name=f"c{i}", steps=None) for i in range(16)]
+    chosen = [crowd[i] for i in (0, 7, 13)]
+    expected = {
+        spec.name: ti_jax.invert(
+            pipeline,
+            spec.pictures,
+            placeholder=spec.placeholder,
+            initializer=spec.initializer,
+            name=spec.name,
+            config=replace(config, optimizer=OptimizerConfig(learning_rate=spec.learning_rate)),
+        )
+        for spec in chosen
+    }
+    for slots in (1, 4, 16):
+        results = _many(pipeline, chosen if slots == 1 else crowd, slots=slots, config=config)
+        _assert_same({name: results[name] for name in expected}, expected, expected)
+
+
 def test_bounds_keep_the_large_out(pipeline, specs):
     with pytest.raises(FailedConcepts, match=r"hare has 4 pictures, .* give --bounds\.pictures 4"):
         _many(pipeline, specs[:2], config=replace(CONFIG, bounds=BoundsConfig(pictures=3)))

@@ -20,9 +20,9 @@ from ti_jax.parallel.mesh import make_mesh
 import ti_jax
 
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
-pipeline = ti_jax.load(sys.argv[1])
+pipeline, steps = ti_jax.load(sys.argv[1]), int(sys.argv[2])
 config = with_model_defaults(
-    InversionConfig(steps=50, batch_size=4, evaluate_every=50, fixed_set_size=2), InversionDefaults()
+    InversionConfig(steps=steps, batch_size=4, evaluate_every=steps, fixed_set_size=2), InversionDefaults()
 )
 rng = np.random.default_rng(0)
 concepts = [
@@ -39,12 +39,12 @@ def learn(slots, places, mesh):
     for place, concept in zip(places, concepts):
         engine.put(place, concept)
     inputs, state = engine._arrays
-    engine._run_chunk = engine._run_chunk.lower(*engine._frozen, state, inputs, jax.numpy.int32(50)).compile()
+    engine._run_chunk = engine._run_chunk.lower(*engine._frozen, state, inputs, jax.numpy.int32(steps)).compile()
     program = engine._run_chunk.as_text()
-    engine.advance(50)
+    engine.advance(steps)
     vectors = [engine.read(place, 1).vectors["text_encoder"] for place in places]
     moved = [np.abs(v - c.vectors["text_encoder"]).max() for v, c in zip(vectors, concepts)]
-    assert min(moved) > 1e-2, moved
+    assert min(moved) > 1e-3, moved
     return vectors, re.findall(rf"({COLLECTIVES})[\\w-]*\\(", program)
 
 
@@ -67,11 +67,11 @@ close(by_example, alone)
 """
 
 
-def test_eight_devices(sd2_twin):
+@pytest.mark.parametrize("steps", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_eight_devices(sd2_twin, steps):
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, sd2_twin[1].source], env={**os.environ, "XLA_FLAGS": flags}, check=True
-    )
+    command = [sys.executable, "-c", SCRIPT, sd2_twin[1].source, str(steps)]
+    subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, check=True)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,18 @@ class Folder:
 
     Args:
         path: of the folder, local or remote.
+
+    Raises:
+        UserError: if a package for that kind of storage is missing.
     """
 
     def __init__(self, path: epath.PathLike) -> None:
         self.path = epath.Path(path)
+        try:
+            self.path.exists()
+        except ImportError as error:  # which names the driver
+            extra = ": pip install 'ti-jax[gcs]'" if str(path).startswith("gs://") else ""
+            raise UserError(f"{path} cannot be reached ({error}){extra}") from error
 
     @property
     def checkpoints(self) -> epath.Path:

@@ -1,0 +1,133 @@
+"""`ti-jax invert-many`: what it says and writes, its statuses, and runs that end early."""
+
+import contextlib
+import functools
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import ti_jax
+from ti_jax import terminal
+from ti_jax.cli.common import Common
+
+QUICK = """
+from ti_jax.config import DataConfig, InversionConfig
+
+def get_config():
+    return InversionConfig(
+        steps=4, batch_size=1, evaluate_every=2, checkpoint_every=2, fixed_set_size=2, data=DataConfig(resolution=32)
+    )
+"""
+NAMES = ("newt", "owl", "wren")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_load():
+    """A model is loaded once for all commands."""
+    load = Common.load_pipeline
+    Common.load_pipeline = functools.cache(load)
+    yield
+    Common.load_pipeline = load
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    """A folder of three folders of pictures, and a file of settings."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    random = np.random.default_rng(0)
+    for name in NAMES:
+        (folder / name).mkdir()
+        (folder / name / "initializer.txt").write_text("cat")
+        for i in range(2):
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def many(run, catalogue, tmp_path):
+    """`ti-jax invert-many CATALOGUE --slots 2`, with other options after."""
+    (tmp_path / "quick.py").write_text(QUICK)
+
+    def many(*options, source=catalogue):
+        return run("invert-many", source, "--config", "quick.py", "--slots", 2, *options)
+
+    return many
+
+
+def _vectors(file):
+    return ti_jax.Concept.load(file).vectors["text_encoder"]
+
+
+def test_a_folder_of_folders(many, tmp_path):
+    status, out, error = many("--output", "all")
+    assert status == 0, error
+    assert out.startswith("learned 3 concepts: all/results.jsonl; slots were idle ")
+    lines = [json.loads(line) for line in (tmp_path / "all/results.jsonl").read_text().splitlines()]
+    assert [(line["name"], line["token"], line["status"]) for line in lines] == [
+        (name, f"<{name}>", "finished") for name in NAMES
+    ]
+    assert _vectors(tmp_path / "all/owl/learned_embeds.safetensors").shape[0] == 1
+    status, _, error = many("--output", "all")
+    assert (status, error.count("--resume")) == (1, 1)
+    status, out, _ = many("--output", "all", "--resume", "--json")
+    assert status == 0
+    assert json.loads(out) == {"finished": [], "idle": 0.0, "results": "all/results.jsonl"}
+
+
+def test_a_bad_concept_ends_in_status_1_and_a_summary(many, catalogue, tmp_path):
+    concepts = [
+        {"name": name, "token": f"<{name}>", "init": "cat", "pictures": str(catalogue / name)} for name in NAMES
+    ]
+    concepts[1]["pictures"] = str(tmp_path / "nowhere")
+    concepts[2]["num_vectors"] = 2
+    (tmp_path / "three.yaml").write_text(yaml.safe_dump({"concepts": concepts}))
+    status, out, error = many(source="three.yaml")
+    assert (status, out) == (1, "")
+    assert error.splitlines()[-1].startswith("ti-jax: 1 concept(s) failed: owl (")
+    assert _vectors(tmp_path / "runs/three/wren/learned_embeds.safetensors").shape[0] == 2
+
+
+def test_hosts_have_their_shares(many, tmp_path):
+    shares = []
+    for host in range(2):
+        status, out, error = many("--host", host, "--hosts", 2, "--output", "all", "--json")
+        assert status == 0, error
+        shares.append(json.loads(out)["finished"])
+    assert sorted([*shares[0], *shares[1]]) == list(NAMES)
+    assert len((tmp_path / "all/results.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--slots", "0"], "give 1 or more"),
+        (["--host", "2", "--hosts", "2"], "host"),
+        (["--tfds", "mnist"], "name a folder of folders or a YAML file, or a data set"),
+    ],
+)
+def test_wrong_options(many, options, message):
+    status, out, error = many(*options)
+    assert (status, out) == (1, "")
+    assert message in error
+
+
+def test_a_signal_saves_and_resume_finishes(many, monkeypatch, tmp_path):
+    assert many("--output", "whole")[0] == 0
+
+    def signal_at_once(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "show_queue", lambda: contextlib.nullcontext(signal_at_once))
+        status, out, error = many("--output", "parts")
+    assert (status, out) == (143, "")
+    assert error.splitlines()[-1].endswith("go on with --resume")
+    assert many("--output", "parts", "--resume")[0] == 0
+    for name in NAMES:
+        whole, parts = (_vectors(tmp_path / run / name / "learned_embeds.safetensors") for run in ("whole", "parts"))
+        np.testing.assert_array_equal(parts, whole)

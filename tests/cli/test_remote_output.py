@@ -1,0 +1,129 @@
+"""A run whose folder is in a bucket: a process that is told to end, and another that goes on from what is there.
+
+The bucket is a server on this machine that speaks Cloud Storage's protocol, so that the real clients are used: gcsfs
+for files and tensorstore for checkpoints.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ti_jax.concepts import formats
+from ti_jax.errors import UserError
+from ti_jax.inversion.run_folder import RunFolder
+
+NAMES = ("newt", "owl", "wren")
+SERVER = """
+import sys
+from gcp_storage_emulator.handlers import objects
+from gcp_storage_emulator.server import create_server
+
+download = objects.download
+
+def with_generation(request, response, storage, *args, **kwargs):
+    # The real server names the generation, by which clients know that nobody else wrote in between.
+    try:
+        found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+        response["x-goog-generation"] = found["generation"]
+    except objects.NotFound:
+        pass
+    download(request, response, storage, *args, **kwargs)
+
+objects.download = with_generation
+create_server("localhost", int(sys.argv[1]), in_memory=True, default_bucket="bucket").run()
+"""
+OPTIONS = ("--slots=2", "--batch-size=1", "--fixed-set-size=2", "--evaluate-every=2", "--checkpoint-every=2")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """Environment of processes that see `gs://bucket`."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL)
+    address = f"http://localhost:{port}"
+    yield {
+        "STORAGE_EMULATOR_HOST": address,
+        "TENSORSTORE_GCS_HTTP_URL": address,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+        "NO_GCE_CHECK": "true",  # whether this is a machine of Google's, which takes seconds to find out
+    }
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def command(sd2_twin, tmp_path):
+    """`ti-jax invert-many CATALOGUE`, with other options after."""
+    random = np.random.default_rng(0)
+    for name in NAMES:
+        (tmp_path / "catalogue" / name).mkdir(parents=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "catalogue" / name / "0.png")
+    verb = [sys.executable, "-m", "ti_jax.cli", "invert-many", str(tmp_path / "catalogue")]
+    return [*verb, "--init=cat", f"--model={sd2_twin[1].source}", "--dtype=float32", *OPTIONS]
+
+
+def _read(environment, name):
+    """A file of the bucket, past the clients."""
+    object_ = urllib.parse.quote(name, safe="")
+    with urllib.request.urlopen(
+        f"{environment['STORAGE_EMULATOR_HOST']}/storage/v1/b/bucket/o/{object_}?alt=media"
+    ) as reply:
+        return reply.read()
+
+
+def test_resume_from_a_bucket(bucket, command, tmp_path):
+    compiled = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    environment = {**os.environ, **bucket, **compiled}
+    options = ["--output=gs://bucket/runs", "--json"]
+    process = subprocess.Popen(
+        [*command, "--steps=2000", *options], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    lines = iter(process.stderr.readline, "")
+    assert any("under way" in line for line in lines)
+    process.send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, error
+    assert time.monotonic() - told < 10
+    stopped = [int(part.split()[0]) for part in error.splitlines()[-1].split("step ")[1:]]
+    assert not list(tmp_path.glob("gs*"))
+    done = subprocess.run(
+        [*command, f"--steps={max(stopped) + 4}", *options, "--resume"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(done.stdout)["finished"]) == list(NAMES)
+    results = [json.loads(line) for line in _read(bucket, "runs/results.jsonl").splitlines()]
+    assert [(line["name"], line["status"]) for line in results] == [(name, "finished") for name in NAMES]
+    for name in NAMES:
+        file = tmp_path / f"{name}.safetensors"
+        file.write_bytes(_read(bucket, f"runs/{name}/learned_embeds.safetensors"))
+        assert np.isfinite(formats.read_all(file)[0].vectors["text_encoder"]).all()
+        assert len(_read(bucket, f"runs/{name}/metrics.jsonl").splitlines()) == max(stopped) + 5
+    assert f"resumed at step {stopped[0]} of" in done.stderr
+
+
+def test_a_missing_driver_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match=r"gs://else/run cannot be reached \(.*gcsfs.*: pip install 'ti-jax\[gcs\]'"):
+        RunFolder("gs://else/run")
