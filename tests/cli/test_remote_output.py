@@ -1,9 +1,10 @@
-"""A run whose folder is in a bucket: a process that is told to end, and another that goes on from what is there.
+"""A run whose pictures and results are in a bucket: a process that is told to end, and another that goes on.
 
 The bucket is a server on this machine that speaks Cloud Storage's protocol, so that the real clients are used: gcsfs
 for files and tensorstore for checkpoints.
 """
 
+import io
 import json
 import os
 import signal
@@ -52,6 +53,13 @@ def bucket():
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL)
+    while True:
+        try:
+            socket.create_connection(("localhost", port)).close()
+            break
+        except ConnectionRefusedError:
+            assert server.poll() is None
+            time.sleep(0.1)
     address = f"http://localhost:{port}"
     yield {
         "STORAGE_EMULATOR_HOST": address,
@@ -64,13 +72,16 @@ def bucket():
 
 
 @pytest.fixture
-def command(sd2_twin, tmp_path):
-    """`ti-jax invert-many CATALOGUE`, with other options after."""
+def command(sd2_twin, bucket):
+    """`ti-jax invert-many gs://bucket/catalogue`, with other options after."""
     random = np.random.default_rng(0)
     for name in NAMES:
-        (tmp_path / "catalogue" / name).mkdir(parents=True)
-        Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "catalogue" / name / "0.png")
-    verb = [sys.executable, "-m", "ti_jax.cli", "invert-many", str(tmp_path / "catalogue")]
+        file = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "png")
+        where = f"/upload/storage/v1/b/bucket/o?uploadType=media&name=catalogue/{name}/0.png"
+        address = bucket["STORAGE_EMULATOR_HOST"] + where
+        urllib.request.urlopen(urllib.request.Request(address, file.getvalue(), {"Content-Type": "image/png"})).close()
+    verb = [sys.executable, "-m", "ti_jax.cli", "invert-many", "gs://bucket/catalogue"]
     return [*verb, "--init=cat", f"--model={sd2_twin[1].source}", "--dtype=float32", *OPTIONS]
 
 
@@ -94,8 +105,8 @@ def test_resume_from_a_bucket(bucket, command, tmp_path):
     process = subprocess.Popen(
         [*command, "--steps=2000", *options], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    lines = iter(process.stderr.readline, "")
-    assert any("under way" in line for line in lines)
+    assert process.stderr is not None
+    assert any("under way" in line for line in iter(process.stderr.readline, ""))
     process.send_signal(signal.SIGTERM)
     told = time.monotonic()
     error = process.communicate(timeout=60)[1]

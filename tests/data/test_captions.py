@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from etils import epath
 
 from ti_jax.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, prompts_for, read_templates
 from ti_jax.data.pictures import Picture
@@ -12,7 +13,7 @@ from ti_jax.errors import UserError
 
 def _pictures(folder, count=2):
     pixels = np.zeros((4, 4, 3), np.uint8)
-    return [Picture(f"{i}.png", pixels, (4, 4), (0, 0), folder / f"{i}.png") for i in range(count)]
+    return [Picture(f"{i}.png", pixels, (4, 4), (0, 0), epath.Path(folder) / f"{i}.png") for i in range(count)]
 
 
 @pytest.mark.parametrize(

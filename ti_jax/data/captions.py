@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from etils import epath
 
 from ti_jax.concepts.prompts import fold, placeholder_pattern
 from ti_jax.data.pictures import Picture
@@ -108,7 +109,7 @@ def prompts_for(
     return Prompts(texts, [0] * len(pictures), [len(texts)] * len(pictures))
 
 
-def read_templates(file: str | Path, placeholder: str) -> tuple[str, ...]:
+def read_templates(file: epath.PathLike, placeholder: str) -> tuple[str, ...]:
     """Templates of a text file, one a line; empty lines and lines that begin with # are left out.
 
     Args:
@@ -123,7 +124,7 @@ def read_templates(file: str | Path, placeholder: str) -> tuple[str, ...]:
     """
     lines = [
         (number, line.strip())
-        for number, line in enumerate(_text(Path(file)).splitlines(), start=1)
+        for number, line in enumerate(_text(epath.Path(file)).splitlines(), start=1)
         if line.strip() and not line.strip().startswith("#")
     ]
     if not lines:
@@ -151,9 +152,9 @@ def _holds(text: str, placeholder: str) -> bool:
     return pattern is not None and pattern.search(fold(text)) is not None
 
 
-def _text(file: Path) -> str:
+def _text(file: epath.Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}") from error
     except (OSError, UnicodeDecodeError) as error:

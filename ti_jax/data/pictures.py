@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
@@ -16,7 +17,7 @@ from ti_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_BUNDLED = Path(__file__).parent.parent / "bundled" / "concepts"
+_BUNDLED = epath.Path(__file__).parent.parent / "bundled" / "concepts"
 
 # Modes that do not say what white is: the least of these values that the picture does not exceed, or 65535.
 _WIDE = {"I": (255.0,), "F": (1.0, 255.0)}
@@ -34,7 +35,7 @@ class Picture:
     """Height and width before it was made square."""
     crop: tuple[int, int]
     """Top and left of the square, in pixels of the resized picture."""
-    path: Path | None = None
+    path: epath.Path | None = None
     """Where it was read from; None for an array."""
 
 
@@ -54,7 +55,7 @@ def load_pictures(source: Any, *, resolution: int, crop: Crop = "center", skip_b
     Raises:
         UserError: if there is no such folder or file, no picture in it, or one that cannot be read; it is named.
     """
-    if isinstance(source, str | Path) or (isinstance(source, list | tuple) and _are_paths(source)):
+    if isinstance(source, str | os.PathLike) or (isinstance(source, list | tuple) and _are_paths(source)):
         paths = _paths(source)
         pictures = [p for p in (_read(path, resolution, crop, skip_bad) for path in paths) if p is not None]
         if not pictures:
@@ -76,7 +77,7 @@ def count_pictures(source: Any) -> int:
     Raises:
         UserError: if there is no such folder or file, or no picture in it.
     """
-    if isinstance(source, str | Path) or (isinstance(source, list | tuple) and _are_paths(source)):
+    if isinstance(source, str | os.PathLike) or (isinstance(source, list | tuple) and _are_paths(source)):
         return len(_paths(source))
     return len(source)
 
@@ -86,10 +87,10 @@ def _no_pictures(where: Any) -> list[Any]:
 
 
 def _are_paths(source: Iterable[Any]) -> bool:
-    return all(isinstance(item, str | Path) for item in source)
+    return all(isinstance(item, str | os.PathLike) for item in source)
 
 
-def _paths(source: Any) -> list[Path]:
+def _paths(source: Any) -> list[epath.Path]:
     if isinstance(source, list | tuple):
         return [path for item in source for path in _paths(item)] or _no_pictures("the list")
     text = str(source)
@@ -99,7 +100,7 @@ def _paths(source: Any) -> list[Path]:
             known = ", ".join(sorted(f"bundled:{p.name}" for p in _BUNDLED.iterdir() if p.is_dir()))
             raise UserError(f"there is no {text}: the package has {known}")
         return _paths(folder)
-    path = Path(text)
+    path = epath.Path(text)
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -110,9 +111,9 @@ def _paths(source: Any) -> list[Path]:
     return found or _no_pictures(f"{path} (its files: {', '.join(p.name for p in files[:5]) or 'none'})")
 
 
-def _read(path: Path, resolution: int, crop: Crop, skip_bad: bool) -> Picture | None:
+def _read(path: epath.Path, resolution: int, crop: Crop, skip_bad: bool) -> Picture | None:
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             return replace(_square(path.name, image, resolution, crop), path=path)
     except Exception as error:  # a decoder raises what the damage happens to cause
         message = f"the picture {path} cannot be read ({error})"

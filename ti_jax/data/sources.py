@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
 from ti_jax.config import ConceptSpec, PromptKind, concept_name
@@ -18,7 +18,9 @@ _KEYS = {"name": "name", "token": "placeholder", "init": "initializer", "picture
 _OVERRIDES = ("steps", "learning_rate", "num_vectors", "templates", "prompts")
 
 
-def concepts_from_folder(folder: str | Path, *, token: str = "<{name}>", init: str | None = None) -> list[ConceptSpec]:
+def concepts_from_folder(
+    folder: epath.PathLike, *, token: str = "<{name}>", init: str | None = None
+) -> list[ConceptSpec]:
     """One concept for each folder in a folder, by name.
 
     Args:
@@ -33,7 +35,7 @@ def concepts_from_folder(folder: str | Path, *, token: str = "<{name}>", init: s
     Raises:
         UserError: if there is no such folder, or none in it.
     """
-    path = Path(folder)
+    path = epath.Path(folder)
     if not path.is_dir():
         raise UserError(f"there is no folder {path}")
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -45,7 +47,7 @@ def concepts_from_folder(folder: str | Path, *, token: str = "<{name}>", init: s
     ]
 
 
-def concepts_from_yaml(file: str | Path) -> list[ConceptSpec]:
+def concepts_from_yaml(file: epath.PathLike) -> list[ConceptSpec]:
     """The concepts that a YAML file lists.
 
     Args:
@@ -61,7 +63,7 @@ def concepts_from_yaml(file: str | Path) -> list[ConceptSpec]:
     """
     import yaml
 
-    path = Path(file)
+    path = epath.Path(file)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -158,7 +160,7 @@ class _Records(Sequence[UInt8[np.ndarray, "h w 3"]]):
         return (self[i] for i in range(len(self)))
 
 
-def _concept(entry: Any, number: int, file: Path) -> ConceptSpec:
+def _concept(entry: Any, number: int, file: epath.Path) -> ConceptSpec:
     where = f"concept {number} of {file}"
     if not isinstance(entry, Mapping):
         raise UserError(f"{where} is not a mapping with name, token, init and pictures")
@@ -208,11 +210,12 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _relative(pictures: Any, file: Path) -> Any:
+def _relative(pictures: Any, file: epath.Path) -> Any:
     """Pictures by paths from the YAML file's folder."""
     if isinstance(pictures, list):
         return [_relative(picture, file) for picture in pictures]
-    return pictures if str(pictures).startswith("bundled:") else str(file.parent / str(pictures))
+    text = str(pictures)
+    return text if text.startswith("bundled:") or "://" in text else str(file.parent / text)
 
 
 def _token(pattern: str, name: str) -> str:
@@ -221,7 +224,7 @@ def _token(pattern: str, name: str) -> str:
     return pattern.replace("{name}", name)
 
 
-def _initializer(folder: Path) -> str:
+def _initializer(folder: epath.Path) -> str:
     file = folder / "initializer.txt"
     return file.read_text(encoding="utf-8").strip() if file.is_file() else _words(folder.name)
 

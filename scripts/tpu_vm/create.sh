@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Creates a TPU VM or slice, and waits until it is there.
+#
+#   create.sh NAME --zone us-west4-a --type v5litepod-8 --version v2-alpha-tpuv5-lite --spot
+#
+# --zone ZONE        where
+# --type TYPE        accelerator type
+# --version VERSION  runtime version
+# --project PROJECT  gcloud's own if not given
+# --spot             cheaper, and may be taken away at any time
+# --queued           through a queued resource: waits for capacity instead of failing
+# --dry-run          print the commands only
+
+set -euo pipefail
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+
+read_options "$@"
+require type version
+options=(--accelerator-type="$type")
+! $spot || options+=(--spot)
+if ! $queued; then
+    tpus tpu-vm create "$name" "${options[@]}" --version="$version"
+    exit
+fi
+tpus queued-resources create "$name" --node-id="$name" "${options[@]}" --runtime-version="$version"
+! $dry_run || exit 0
+while true; do
+    where=$(tpus queued-resources describe "$name" --format="value(state.state)")
+    case "$where" in
+    ACTIVE) exit 0 ;;
+    FAILED | SUSPENDING | SUSPENDED)
+        echo "${0##*/}: the queued resource $name is $where: delete it by delete.sh --queued and ask again" >&2
+        exit 1
+        ;;
+    esac
+    echo "$name: $where" >&2
+    sleep "${TI_JAX_POLL_SECONDS:-30}"
+done
