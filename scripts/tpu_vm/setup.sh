@@ -16,5 +16,6 @@ archive=${TMPDIR:-/tmp}/ti_jax-$name.tar.gz
 trap 'rm -f "$archive"' EXIT
 git -C "$(dirname "$0")/../.." archive --format=tar.gz --output="$archive" HEAD
 tpus tpu-vm scp "$archive" "$name:ti_jax.tar.gz" --worker=all
-on_all_workers 'mkdir -p ti_jax && tar -xzf ti_jax.tar.gz -C ti_jax && python3 -m venv ti_jax-env &&
-    ti_jax-env/bin/pip install --quiet -e "./ti_jax[tpu,gcs,data]"'
+unpack='mkdir -p ti_jax && tar -xzf ti_jax.tar.gz -C ti_jax'
+install='python3 -m venv ti_jax-env && ti_jax-env/bin/pip install --quiet -e "./ti_jax[tpu,gcs,data]"'
+on_all_workers "$unpack && $install"
