@@ -1,8 +1,8 @@
-r"""An object on Stable Diffusion 1.5, from three to five photographs in `photos/`.
+r"""An object on Stable Diffusion 1.5 and one GPU, from three to five photographs in `photos/`.
 
-Command:   ti-jax invert photos/ --token "<mug>" --init mug --config configs/sd15_object.py \
+Command:   ti-jax invert photos/ --token "<mug>" --init mug --config configs/sd15_one_gpu.py \
                --model stable-diffusion-v1-5/stable-diffusion-v1-5
-Hardware:  a GPU or TPU; docs/first-real-run.md says how to find out what fits.
+Hardware:  one GPU, or one TPU chip; docs/first-real-run.md says how to find out what fits.
 Time:      not measured here.
 Result:    not measured here. runs/mug/contact_sheet.png is to show the mug in new scenes; if prompts lose their say as
            the steps go by, take an earlier learned_embeds-steps-N.safetensors.
