@@ -1,4 +1,4 @@
-"""Checkpoints of the slots' state, with orbax (its v1 API). The only file that imports it, since that takes a while."""
+"""Checkpoints of the slots' state, with orbax. The only file that imports it, since that takes a while."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint.experimental.v1 as ocp
+import orbax.checkpoint as ocp
 from etils import epath
 
 from ti_jax.config import InversionConfig
@@ -29,15 +29,16 @@ class Checkpoints:
 
     def __init__(self, folder: epath.PathLike) -> None:
         path = epath.Path(folder)
-        self._checkpointer = ocp.training.Checkpointer(
-            path if path.is_absolute() else path.resolve(),  # orbax wants it so; resolving spoils a remote path
-            # Every save asked for is made: the loop knows the interval.
-            # The policies of orbax name their arguments' types more widely than its own protocols.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore
-            preservation_policy=ocp.training.preservation_policies.LatestN(_KEEP),  # pyright: ignore
+        path = path if path.is_absolute() else path.resolve()  # orbax wants it so; resolving spoils a remote path
+        path.mkdir(parents=True, exist_ok=True)
+        # Not the Checkpointer of orbax's v1 API: it refuses a process that saves without the others of its job.
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            max_to_keep=_KEEP,
             cleanup_tmp_directories=True,
-            context=_alone(),
+            multiprocessing_options=_alone(),
         )
+        self._manager = ocp.CheckpointManager(path, options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -45,13 +46,12 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._checkpointer.close()
+        self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
         """Step of the newest whole checkpoint; None if there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        return self._manager.latest_step()
 
     def save(self, step: int, state: SlotState, occupants: Mapping[int, tuple[str, int]]) -> None:
         """Begins to write a checkpoint and returns; a failure to write the one before is raised here.
@@ -66,11 +66,12 @@ class Checkpoints:
                 "occupants": [[slot, *occupant] for slot, occupant in occupants.items()],
                 "vectors": {name: list(rows.shape) for name, rows in state.vectors.items()},
             }
-            self._checkpointer.save_async(step, state, custom_metadata=metadata)
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata))
+            self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Returns when nothing is being written any more."""
-        self._checkpointer.wait()
+        self._manager.wait_until_finished()
 
     def load(self, config: InversionConfig) -> dict[str, SlotState]:
         """What is in the newest checkpoint.
@@ -89,25 +90,26 @@ class Checkpoints:
         if step is None:
             return {}
         try:
-            metadata: Any = self._checkpointer.metadata(step).custom_metadata
+            stored = self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
+            metadata: Any = stored["metadata"]
             vectors = {name: np.zeros(shape, np.float32) for name, shape in metadata["vectors"].items()}
             like = jax.tree.map(np.asarray, initial_state(vectors, config))
-            state: Any = self._checkpointer.load(step, like)
+            state: Any = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))[
+                "state"
+            ]
         except Exception as error:
             raise UserError(
-                f"the checkpoint of step {step} in {self._checkpointer.directory} cannot be read "
+                f"the checkpoint of step {step} in {self._manager.directory} cannot be read "
                 f"({type(error).__name__}): delete that step's folder to resume from the one before"
             ) from error
         return {name: read_slot(state, slot, count) for slot, name, count in metadata["occupants"]}
 
 
-def _alone() -> ocp.Context:
+def _alone() -> ocp.options.MultiprocessingOptions:
     """A process that saves without the others of its job, which are islands to it."""
     if jax.process_count() == 1:
-        return ocp.Context()
+        return ocp.options.MultiprocessingOptions()
     process = jax.process_index()
-    return ocp.Context(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process-{process}"
-        )
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process-{process}"
     )
