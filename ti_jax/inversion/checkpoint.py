@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import safetensors.numpy
 from etils import epath
+from orbax.checkpoint import future
 
 from ti_jax.config import InversionConfig
 from ti_jax.errors import UserError
@@ -31,14 +34,19 @@ class Checkpoints:
         path = epath.Path(folder)
         path = path if path.is_absolute() else path.resolve()  # orbax wants it so; resolving spoils a remote path
         path.mkdir(parents=True, exist_ok=True)
+        alone = _alone()
         # Not the Checkpointer of orbax's v1 API: it refuses a process that saves without the others of its job.
         options = ocp.CheckpointManagerOptions(
             create=False,
             max_to_keep=_KEEP,
             cleanup_tmp_directories=True,
-            multiprocessing_options=_alone(),
+            multiprocessing_options=alone,
         )
-        self._manager = ocp.CheckpointManager(path, options=options)
+        handlers = {
+            "state": _ArraysHandler(),
+            "metadata": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        }
+        self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -66,7 +74,7 @@ class Checkpoints:
                 "occupants": [[slot, *occupant] for slot, occupant in occupants.items()],
                 "vectors": {name: list(rows.shape) for name, rows in state.vectors.items()},
             }
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata))
+            items = ocp.args.Composite(state=_Arrays(_by_path(state)), metadata=ocp.args.JsonSave(metadata))
             self._manager.save(step, args=items)
 
     def wait(self) -> None:
@@ -90,13 +98,11 @@ class Checkpoints:
         if step is None:
             return {}
         try:
-            stored = self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
+            items = ocp.args.Composite(state=_Arrays(), metadata=ocp.args.JsonRestore())
+            stored = self._manager.restore(step, args=items)
             metadata: Any = stored["metadata"]
             vectors = {name: np.zeros(shape, np.float32) for name, shape in metadata["vectors"].items()}
-            like = jax.tree.map(np.asarray, initial_state(vectors, config))
-            state: Any = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))[
-                "state"
-            ]
+            state = _from_paths(stored["state"], initial_state(vectors, config))
         except Exception as error:
             raise UserError(
                 f"the checkpoint of step {step} in {self._manager.directory} cannot be read "
@@ -113,3 +119,48 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process-{process}"
     )
+
+
+_FILE = "state.safetensors"
+
+
+class _ArraysHandler(ocp.AsyncCheckpointHandler):
+    """Writes a slot state, which is small, as one file.
+
+    Of arrays in host memory orbax's own handlers write those of a job's process 0 alone.
+    """
+
+    async def async_save(self, directory: epath.Path, args: _Arrays) -> list[future.Future]:
+        async def write() -> None:
+            (directory / _FILE).write_bytes(safetensors.numpy.save(dict(args.arrays)))
+
+        return [future.CommitFutureAwaitingContractedSignals(write(), name="state")]
+
+    def save(self, directory: epath.Path, args: _Arrays) -> None:
+        (directory / _FILE).write_bytes(safetensors.numpy.save(dict(args.arrays)))
+
+    def restore(self, directory: epath.Path, args: _Arrays) -> dict[str, np.ndarray]:
+        return safetensors.numpy.load((directory / _FILE).read_bytes())
+
+
+@ocp.args.register_with_handler(_ArraysHandler, for_save=True, for_restore=True)
+@dataclass
+class _Arrays(ocp.args.CheckpointArgs):
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def _by_path(state: SlotState) -> dict[str, np.ndarray]:
+    """The leaves of a state by their places in the tree."""
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def _from_paths(arrays: Mapping[str, np.ndarray], like: SlotState) -> SlotState:
+    """The state of such leaves; ValueError if they are not of the same shapes and types as those of `like`."""
+
+    def find(path: Any, leaf: jax.Array) -> np.ndarray:
+        array = arrays[jax.tree_util.keystr(path)]
+        if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(f"{jax.tree_util.keystr(path)} is {array.dtype} {list(array.shape)}")
+        return array
+
+    return jax.tree_util.tree_map_with_path(find, like)
