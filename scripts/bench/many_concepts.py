@@ -2,11 +2,11 @@
 
     python scripts/bench/many_concepts.py FOLDER [--concepts 64] [--steps 50] [--slots 1 2 4 8 16] [--model tiny]
 
-`FOLDER` holds folders of pictures, or is a zip of drawings with a `holdout.json` beside it, whose held-out concepts are
-taken. Every concept is learned once alone by `ti_jax.invert`, and then by `ti_jax.invert_many` in each number of slots.
-Neither the first concept alone nor the first chunk of a queue counts, in which programs are compiled. Prints a table and
-writes JSON: concepts per hour, the ratio to one at a time, the share of idle slots, and the largest difference of any
-vector to the one learned alone, over its largest entry.
+`FOLDER` holds folders of pictures, or is a zip of drawings with a `holdout.json` beside it, whose held-out concepts
+are taken. Every concept is learned once alone by `ti_jax.invert`, and then by `ti_jax.invert_many` in each number of
+slots. Neither the first concept alone nor the first chunk of a queue counts, since programs are compiled in them.
+Prints a table and writes JSON: concepts per hour, the ratio to one at a time, the share of idle slots, and the
+largest difference of any vector to the one learned alone, over its largest entry.
 """
 
 from __future__ import annotations

@@ -1,0 +1,103 @@
+"""What stopping early by DVAR saves, and what the loss that it watches costs.
+
+    python scripts/bench/early_stopping.py FOLDER [--concepts 8] [--steps 500] [--model tiny]
+
+Learns the concepts of a folder of folders (or the held-out ones of a zip, as many_concepts.py does) with and without
+the rule, and says for each where it stopped, and its loss on the fixed set there beside the one at the end of all
+steps. The cost is seconds a step with the loss on the fixed set every 20 steps over those without, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from many_concepts import held_out, pipeline_device
+
+import ti_jax
+from ti_jax.config import ConceptSpec, InversionConfig, StoppingConfig
+from ti_jax.data.sources import concepts_from_folder
+
+_TURNS, _TURN_STEPS = 5, 60
+
+
+def main() -> None:
+    """Reads the command line and measures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--concepts", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--output", type=Path, default=Path("early_stopping.json"))
+    options = parser.parse_args()
+    specs = held_out(options.source) if options.source.suffix == ".zip" else concepts_from_folder(options.source)
+    specs = specs[: options.concepts]
+    pipeline = ti_jax.load(options.model)
+    config = InversionConfig(steps=options.steps)
+    whole = learn(pipeline, specs, config)
+    early = learn(pipeline, specs, replace(config, stopping=StoppingConfig(rule="dvar")))
+    rows = []
+    for name, full in whole.items():
+        stopped = early[name].history
+        rows.append(
+            {
+                "name": name,
+                "steps": stopped.steps,
+                "fixed_loss": stopped.fixed_loss[max(stopped.fixed_loss)],
+                "fixed_loss_of_all_steps": full.history.fixed_loss[max(full.history.fixed_loss)],
+                "fixed_loss_before": full.history.fixed_loss[0],
+            }
+        )
+        print(rows[-1], flush=True)
+    saved = 1 - statistics.mean(row["steps"] for row in rows) / options.steps
+    costs = cost(pipeline, specs[0], config)
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "hardware": f"{os.cpu_count()} CPU cores, {pipeline_device()}",
+        "model": options.model,
+        "budget": options.steps,
+        "saved": saved,
+        "cost": statistics.median(costs),
+        "cost_spread": [min(costs), max(costs)],
+    }
+    print(facts)
+    options.output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+
+
+def learn(pipeline: Any, specs: list[ConceptSpec], config: InversionConfig) -> dict[str, Any]:
+    """Results by name."""
+    results = ti_jax.invert_many(pipeline, specs, config=config, slots=4)
+    return {result.concept.metadata["name"]: result for result in results}
+
+
+def cost(pipeline: Any, spec: ConceptSpec, config: InversionConfig) -> list[float]:
+    """Ratios of seconds a step, with the loss every 20 steps to without, a pair in each turn; compiled before."""
+    kinds = [replace(config, steps=_TURN_STEPS, evaluate_every=every) for every in (20, 10 * _TURN_STEPS)]
+    for kind in kinds:
+        seconds(pipeline, spec, kind)
+    return [seconds(pipeline, spec, kinds[0]) / seconds(pipeline, spec, kinds[1]) for _ in range(_TURNS)]
+
+
+def seconds(pipeline: Any, spec: ConceptSpec, config: InversionConfig) -> float:
+    """Of one inversion, its preparation included."""
+    began = time.perf_counter()
+    ti_jax.invert(
+        pipeline,
+        spec.pictures,
+        placeholder=spec.placeholder,
+        initializer=spec.initializer,
+        name=spec.name,
+        config=config,
+    )
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
