@@ -1,11 +1,12 @@
 """Hosts share a queue without a word, and Slurm's tell which they are."""
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ti_jax.errors import UserError
-from ti_jax.parallel.hosts import ALONE, Host, find_host, share
+from ti_jax.parallel.hosts import ALONE, Host, find_host, join_slice, share
 
 
 @given(st.lists(st.text(), unique=True, max_size=50), st.integers(1, 9))
@@ -36,3 +37,12 @@ def test_find_host():
     for index, count in ((0, None), (None, 2), (2, 2), (-1, 2)):
         with pytest.raises(UserError, match="--host"):
             find_host(index, count, {})
+
+
+def test_a_worker_that_is_done_waits_for_slower_ones(monkeypatch):
+    """JAX's default ends all workers of a slice five minutes after the first is done."""
+    asked = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: asked.update(options))
+    assert join_slice(process_id=0) == ALONE
+    assert asked["process_id"] == 0
+    assert asked["shutdown_timeout_seconds"] > 24 * 60 * 60

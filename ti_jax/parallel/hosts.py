@@ -20,6 +20,9 @@ class Host(NamedTuple):
 
 ALONE = Host(0, 1)
 
+A_MONTH = 30 * 24 * 60 * 60
+"""In seconds."""
+
 
 def share(names: Sequence[str], host: Host) -> list[str]:
     """The concepts that a host learns, without a word to the others.
@@ -69,7 +72,8 @@ def join_slice(**options: Any) -> Host:
     """Joins the other workers of a TPU slice, whose runtime needs all of them.
 
     Nothing is exchanged afterwards, but where one worker dies the runtime may end the others. The service that would
-    swallow SIGTERM is switched off, so that a handler set after this call saves the run.
+    swallow SIGTERM is switched off, so that a handler set after this call saves the run. A worker that is done waits
+    for the others to be done: if it waited for five minutes only, which is JAX's default, all would then be ended.
 
     Args:
         options: of `jax.distributed.initialize`; on a slice none are needed.
@@ -80,5 +84,5 @@ def join_slice(**options: Any) -> Host:
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(**options)
+    jax.distributed.initialize(**{"shutdown_timeout_seconds": A_MONTH, **options})
     return Host(jax.process_index(), jax.process_count())
