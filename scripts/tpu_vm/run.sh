@@ -5,9 +5,11 @@
 #
 # --zone ZONE        where it is
 # --project PROJECT  gcloud's own if not given
+# --replace          first end a ti-jax that still runs there, which saves: only one can have the TPU
 # --dry-run          print the commands only
 #
-# A slice of several workers needs --distributed among the words after --; a single VM does not.
+# invert-many on a slice of several workers needs --distributed among the words after --; on a single VM it does not.
+# Ends with the status of the first worker, in their order, that failed; 255 if it could not be reached.
 
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -15,4 +17,10 @@ source "$(dirname "$0")/lib.sh"
 
 read_options "$@"
 ((${#rest[@]})) || fail "say what to run after --, such as: -- invert-many FOLDER --output gs://BUCKET/runs"
-on_all_workers "cd ti_jax && ../ti_jax-env/bin/ti-jax$(printf ' %q' "${rest[@]}")"
+# shellcheck disable=SC2016  # for the workers' shell
+{
+    end_other='{ for i in $(seq 60); do kill $(cat ti_jax.pid) || break; sleep 1; done; kill -KILL $(cat ti_jax.pid); }'
+    remote='echo $$ > ti_jax.pid && cd ti_jax && exec ../ti_jax-env/bin/ti-jax'
+}
+! $replace || remote="$end_other 2>/dev/null; $remote"
+on_all_workers "$remote$(printf ' %q' "${rest[@]}")"

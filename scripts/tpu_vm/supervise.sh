@@ -6,12 +6,13 @@
 #       -- invert-many catalogue.yaml --config configs/many_pod.py --output gs://BUCKET/runs
 #
 # --zone, --type, --version, --project, --spot, --queued  as for create.sh
-# --attempts N       give up after N runs (20)
+# --attempts N       give up after N attempts (20), one of which may be to find no capacity
 # --dry-run          print the commands of one attempt only
 #
-# Ends with 0 when the run does. Ends with 1 when it fails twice in a row on a slice that is still there, for then the
-# command is what is wrong, or concepts have failed; and after the last attempt. The slice is left for you to look at:
-# delete.sh deletes it.
+# Ends with 0 when the run does. Ends with 2 at once when ti-jax does, for then the command is wrong. Ends with 1 when
+# ti-jax fails by itself (a status below 128) twice in a row on a slice that is still there, for then concepts have
+# failed or the command asks for what is not there; and after the last attempt. The slice is left for you to look at,
+# and is paid for until delete.sh deletes it. Call it again to go on: even the first run has --resume.
 
 set -euo pipefail
 here=$(dirname "$0")
@@ -20,54 +21,70 @@ source "$here/lib.sh"
 
 read_options "$@"
 require type version
-[[ " ${rest[*]} " =~ [[:space:]]--output[[:space:]=]gs:// ]] ||
+words=" ${rest[*]} "
+[[ $words =~ [[:space:]]--output[[:space:]=]gs:// ]] ||
     fail "a slice that is taken away loses its disks: give --output gs://BUCKET/FOLDER after --"
+[[ $words != *" --overwrite "* ]] ||
+    fail "--overwrite would begin anew at every attempt: choose another --output, or delete that folder first"
+# gcloud itself calls the command again when a connection breaks, so the first run needs --resume too.
+[[ $words == *" --resume "* ]] || rest+=(--resume)
 
 common=("$name" --zone "$zone")
 [[ -z $project ]] || common+=(--project "$project")
 ! $dry_run || common+=(--dry-run)
-create=(--type "$type" --version "$version")
+create=("$here/create.sh" "${common[@]}" --type "$type" --version "$version")
+delete=("$here/delete.sh" "${common[@]}")
 ! $spot || create+=(--spot)
-delete=()
 if $queued; then
     create+=(--queued)
     delete+=(--queued)
 fi
-run=("$here/run.sh" "${common[@]}" -- "${rest[@]}" --resume)
-
-begin() {
-    "$here/create.sh" "${common[@]}" "${create[@]}" && "$here/setup.sh" "${common[@]}"
-}
+setup=("$here/setup.sh" "${common[@]}")
+run=("$here/run.sh" "${common[@]}" --replace -- "${rest[@]}")
 
 if $dry_run; then
-    begin
+    "${create[@]}"
+    "${setup[@]}"
     "${run[@]}"
     exit
 fi
 
-failures=0
-for ((attempt = 1; attempt <= attempts; attempt++)); do
+installed=false
+
+# Makes the slice ready to run, if it is not.
+prepare() {
+    local found
     found=$(state)
     if [[ $found != READY ]]; then
-        [[ -z $found ]] || "$here/delete.sh" "${common[@]}" "${delete[@]}" || true
-        if ! begin; then
-            echo "supervise.sh: attempt $attempt: no slice to be had" >&2
-            sleep "${TI_JAX_POLL_SECONDS:-30}"
-            continue
-        fi
+        installed=false
+        [[ -z $found ]] || "${delete[@]}" || true
+        "${create[@]}" || return
     fi
-    if "${run[@]}"; then
-        echo "supervise.sh: done after $attempt attempt(s)" >&2
+    $installed || "${setup[@]}" || return
+    installed=true
+}
+
+failures=0
+for ((attempt = 1; attempt <= attempts; attempt++)); do
+    if ! prepare; then
+        say "attempt $attempt of $attempts: $name could not be made ready"
+        sleep "$pause"
+        continue
+    fi
+    status=0
+    "${run[@]}" || status=$?
+    if ((status == 0)); then
+        say "done at attempt $attempt"
         exit 0
     fi
     found=$(state)
-    echo "supervise.sh: attempt $attempt failed; $name is ${found:-gone}" >&2
-    if [[ $found == READY ]]; then
-        failures=$((failures + 1))
-        ((failures < 2)) || break
+    say "attempt $attempt of $attempts failed with status $status; $name is ${found:-gone}"
+    ((status != 2)) || fail "the command is wrong; $name is still there"
+    if [[ $found == READY ]] && ((status < 128)); then
+        ((++failures < 2)) || break
     else
         failures=0
     fi
 done
-echo "supervise.sh: given up; what is finished is in the output folder" >&2
+say "given up; what is finished is in the output folder. Look after $name, which may still cost money"
 exit 1
