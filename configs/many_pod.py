@@ -4,7 +4,8 @@ Command:   scripts/tpu_vm/supervise.sh pod --zone us-west4-a --type v5litepod-32
                -- invert-many gs://BUCKET/catalogue.yaml --config configs/many_pod.py --slots 16 --distributed \
                --model stable-diffusion-v1-5/stable-diffusion-v1-5 --output gs://BUCKET/catalogue
            The same on four GPU machines with a common folder, on each of them (I from 0 to 3):
-           ti-jax invert-many catalogue.yaml --config configs/many_pod.py --host I --hosts 4 --output /common/catalogue
+           ti-jax invert-many catalogue.yaml --config configs/many_pod.py --slots 16 --host I --hosts 4 \
+               --model stable-diffusion-v1-5/stable-diffusion-v1-5 --output /common/catalogue
 Hardware:  a slice of any number of hosts: each learns its own share over its own devices.
 Time:      not measured here.
 Result:    gs://BUCKET/catalogue/NAME/ for each concept, and results.jsonl; a slice that is lost is made anew.

