@@ -3,8 +3,8 @@ r"""Eight concepts at a time on Stable Diffusion 1.5, one on each chip of a TPU 
 Command:   ti-jax invert-many things/ --config configs/sd15_v5e_8.py --slots 8 \
                --model stable-diffusion-v1-5/stable-diffusion-v1-5 --output gs://BUCKET/things
            From your own machine, on a VM that it creates, with the pictures in the bucket (docs/tpu.md):
-           scripts/tpu_vm/supervise.sh things --zone us-west4-a --type v5litepod-8 --version v2-alpha-tpuv5-lite --spot \
-               -- invert-many gs://BUCKET/pictures --config configs/sd15_v5e_8.py --slots 8 \
+           scripts/tpu_vm/supervise.sh things --zone us-west4-a --type v5litepod-8 --version v2-alpha-tpuv5-lite \
+               --spot -- invert-many gs://BUCKET/pictures --config configs/sd15_v5e_8.py --slots 8 \
                --model stable-diffusion-v1-5/stable-diffusion-v1-5 --output gs://BUCKET/things
 Hardware:  TPU v5e-8, a single VM; any machine with eight devices.
 Time:      not measured here.

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[1] / "scripts" / "tpu_vm"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "scripts" / "tpu_vm"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.sh") if path.name != "lib.sh")
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 WHERE = ("pod", "--zone", "us-west4-a")
@@ -30,14 +31,19 @@ echo "$*" >> "$PLAY/calls"
 next() { head -n 1 "$PLAY/$1"; sed -i 1d "$PLAY/$1"; }
 case "$*" in
 *describe*) next states ;;
-*bin/ti-jax*) exit "$(next statuses)" ;;
+*bin/ti-jax*)
+    status=$(next statuses)
+    # Ctrl-C goes to all processes of a terminal; the real one takes it, and ends by itself.
+    [[ $status != 130 ]] || { trap '' INT; kill -INT 0; }
+    exit "$status" ;;
 *) if [[ -s $PLAY/fails ]] && [[ "$*" == *"$(head -n 1 "$PLAY/fails")"* ]]; then sed -i 1d "$PLAY/fails"; exit 1; fi ;;
 esac
 """
 
 
 def call(script, *options, environment=None):
-    return subprocess.run([FOLDER / script, *options], env=environment, capture_output=True, text=True, timeout=60)
+    words = [FOLDER / script, *options]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, start_new_session=True)
 
 
 def dry(script, *options):
@@ -153,6 +159,14 @@ def test_an_attempt_of_the_supervisor():
     assert dry("supervise.sh", *WHERE, *KIND, "--spot", *JOB, "--resume") == whole
 
 
+@pytest.mark.parametrize("file", [ROOT / "docs/tpu.md", *ROOT.glob("configs/*.py")], ids=lambda path: path.name)
+def test_documented_commands(file):
+    text = file.read_text().replace("\\\n", " ")
+    for command in re.findall(r"^ *scripts/tpu_vm/(.*)", text, re.MULTILINE):
+        script, *words = shlex.split(command, comments=True)
+        assert dry(script, *words)
+
+
 def remote(*options):
     """The command that the shells of the workers get."""
     (line,) = dry("run.sh", *WHERE, *options)
@@ -264,6 +278,12 @@ def test_the_supervisor_replaces_a_queued_resource(play):
     states = ["READY", "", "SUSPENDED", "", "SUSPENDED", "ACTIVE"]
     done, calls = play("supervise.sh", *options, states=states, statuses=[255, 0])
     assert (done.returncode, calls) == (0, [*INSTALL, "run", "delete", *BEGIN, "run"]), done.stderr
+
+
+def test_the_supervisor_can_be_interrupted(play):
+    done, calls = play("supervise.sh", *WHERE, *KIND, *JOB, states=["READY"] * 3, statuses=[130, 0])
+    assert (done.returncode, calls) == (130, [*INSTALL, "run"])
+    assert done.stderr == "supervise.sh: interrupted; look after pod, where the run may go on\n"
 
 
 def test_the_supervisor_gives_up(play):

@@ -64,6 +64,8 @@ prepare() {
     installed=true
 }
 
+# gcloud takes Ctrl-C for itself, and would leave the loop running.
+trap 'say "interrupted; look after $name, where the run may go on"; exit 130' INT TERM
 failures=0
 for ((attempt = 1; attempt <= attempts; attempt++)); do
     if ! prepare; then
