@@ -64,7 +64,8 @@ def start(sd2_twin, tmp_path):
     yield start
     for process in running:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture
