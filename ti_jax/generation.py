@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Key, UInt8
 
+from ti_jax.compilation import jit
 from ti_jax.concepts.chunks import ChunkedPrompts
 from ti_jax.concepts.concept import Concept
 from ti_jax.conditioning import encode_chunks, picture_sizes, predict
@@ -108,7 +109,7 @@ def generate(
     return np.concatenate(images)[: len(texts)]
 
 
-@functools.partial(jax.jit, static_argnames="guided")
+@functools.partial(jit, static_argnames="guided")
 def _draw(
     networks: Mapping[str, Any],
     run: Plan,

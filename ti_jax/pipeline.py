@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
+from ti_jax.compilation import keep_compiled_programs
 from ti_jax.concepts.chunks import ChunkedPrompts, tokenize_chunks
 from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
 from ti_jax.config import InversionDefaults
@@ -212,12 +213,13 @@ def load(
         tokenizer: a folder or hub id to take the tokenizers from instead, such as `bert-base-uncased`.
 
     Returns:
-        the frozen model, on the default device.
+        the frozen model, on the default device. From here on compiled programs are kept; see `compilation`.
 
     Raises:
         UserError: if there is no such model, a file of it is missing or damaged, or it has an option that is not
             implemented.
     """
+    keep_compiled_programs()
     path, source = resolve(str(source), variant=variant, revision=revision), str(source)
     if path.is_dir():
         if config is not None:

@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from state import TrainState, load_state, save_state
 
+from ti_jax.compilation import jit
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,7 +73,7 @@ def train(stage: Stage, folder: Path, rhythm: Rhythm, *, seed: int = 0) -> Train
     first, hours_before, began = int(state.step), float(facts["hours"]), time.monotonic()
     replicated, by_example = shardings()
     state = jax.device_put(state, replicated)
-    compiled, key = jax.jit(stage.step, donate_argnums=0), jax.random.key(seed)
+    compiled, key = jit(stage.step, donate_argnums=0), jax.random.key(seed)
     clock = _Clock(began)
     losses: list[dict[str, jax.Array]] = []
 

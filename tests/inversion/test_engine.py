@@ -128,5 +128,5 @@ def test_a_concept_too_large_for_a_slot(pipeline, concepts):
 def test_a_chunk_never_calls_the_host(pipeline, concepts):
     engine, _ = _run(pipeline, concepts[:1])
     inputs, state = engine._arrays
-    program = str(jax.make_jaxpr(engine._run_chunk)(*engine._frozen, state, inputs, np.int32(1)))
+    program = str(engine._run_chunk.trace(*engine._frozen, state, inputs, np.int32(1)).jaxpr)
     assert "callback" not in program

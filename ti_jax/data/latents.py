@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
+from ti_jax.compilation import jit
 from ti_jax.models.vae import AutoencoderKL
 
 
@@ -28,7 +29,7 @@ def encode_pictures(
     return np.stack(means), np.stack(deviations)
 
 
-@jax.jit
+@jit
 def _encode(
     vae: AutoencoderKL, picture: UInt8[np.ndarray | Array, "height width 3"]
 ) -> tuple[Float32[Array, "2 h w c"], Float32[Array, "2 h w c"]]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
+from ti_jax.compilation import jit
 from ti_jax.concepts.prompts import tokenize
 from ti_jax.errors import UserError
 from ti_jax.evaluation.preprocessing import Preprocessing
@@ -87,12 +87,12 @@ def load_clip(source: str | Path, *, revision: str | None = None) -> Clip:
     return Clip(model, load_tokenizer(folder), preprocessing, str(source))
 
 
-@jax.jit
+@jit
 def _image_features(model: CLIPModel, images: Float[Array, "b h w 3"]) -> Float32[Array, "b features"]:
     return model.image_features(images)
 
 
-@jax.jit
+@jit
 def _text_features(
     model: CLIPModel, ids: Int32[Array, "b l"], pool_index: Int32[Array, " b"]
 ) -> Float32[Array, "b features"]:

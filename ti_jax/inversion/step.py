@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int32
 
+from ti_jax.compilation import compiler_options
 from ti_jax.config import InversionConfig
 from ti_jax.diffusion.schedule import NoiseSchedule, min_snr_weights
 from ti_jax.inversion.draws import draw_examples, fixed_examples
@@ -79,7 +80,12 @@ def chunk_program(config: InversionConfig, mesh: Mesh) -> Callable[..., tuple[Sl
         check_vma=False,
     )
     # Said outright, since XLA calls what is on one device unsharded, and the next call would be compiled anew.
-    return jax.jit(chunk, donate_argnums=3, out_shardings=(NamedSharding(mesh, by_slot), NamedSharding(mesh, log)))
+    return jax.jit(
+        chunk,
+        donate_argnums=3,
+        out_shardings=(NamedSharding(mesh, by_slot), NamedSharding(mesh, log)),
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+    )
 
 
 def _chunk(
