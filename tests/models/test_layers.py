@@ -50,16 +50,17 @@ def test_convolution_and_gradient(inputs, outputs, size):
     )
     x, weights = draws(2, *size, inputs), draws(2, *size, outputs, seed=1)
     theirs = nchw(x).requires_grad_()
-    expected = reference(theirs)
-    (gradient,) = torch.autograd.grad((expected * nchw(weights)).sum(), theirs)
+    expected = reference.requires_grad_(True)(theirs)
+    by_x, by_kernel = torch.autograd.grad((expected * nchw(weights)).sum(), (theirs, reference.weight))
 
     def pull_back(module, x, weights):
-        output, backward = jax.vjp(module, x)
+        output, backward = jax.vjp(Conv.__call__, module, x)
         return output, *backward(weights)
 
-    output, ours_gradient = jax.jit(pull_back)(ours, x, weights)
+    output, by_module, ours_by_x = jax.jit(pull_back)(ours, x, weights)
     check(output, nhwc(expected), 1e-5)
-    check(ours_gradient, nhwc(gradient), 1e-5)
+    check(ours_by_x, nhwc(by_x), 1e-5)
+    check(by_module.kernel[...], by_kernel.permute(2, 3, 1, 0), 1e-5)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
