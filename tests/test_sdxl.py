@@ -13,6 +13,7 @@ from torch_pair import check
 
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionDefaults, with_model_defaults
+from ti_jax.diffusion.schedule import NoiseSchedule
 from ti_jax.inversion.prepare import prepare
 
 WORD = "<fox>"
@@ -85,6 +86,30 @@ def test_pictures(sdxl_twin, sampler, guidance, negative, zeros):
     expected = np.round(expected * 255)
     assert expected.std() > 10
     assert np.abs(images - expected).max() <= 2
+
+
+def test_one_step_without_guidance_as_turbo_takes(sdxl_twin):
+    """The scheduler of `stabilityai/sdxl-turbo`: Euler ancestral with trailing timesteps."""
+    pipe, pipeline = sdxl_twin
+    turbo = {**pipe.scheduler.config, "timestep_spacing": "trailing", "clip_sample": False}
+    latents = np.random.default_rng(1).normal(size=(2, 8, 12, 4)).astype(np.float32)
+    options = {"sampler": "euler_a", "steps": 1, "guidance": 0.0}
+    images = ti_jax.generate(
+        replace(pipeline, schedule=NoiseSchedule.from_config(turbo)), ["a cat", "a dog"], latents=latents, **options
+    )
+    pipe = deepcopy(pipe)
+    pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(turbo)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(
+        ["a cat", "a dog"],
+        guidance_scale=0.0,
+        num_inference_steps=1,
+        latents=torch.tensor(latents).permute(0, 3, 1, 2),
+        height=32,
+        width=48,
+        output_type="np",
+    ).images
+    assert np.abs(images - np.round(expected * 255)).max() <= 2
 
 
 def torch_losses(pipe, latents, noise, timesteps, sizes):

@@ -53,7 +53,7 @@ def generate(
         seed: in [0, 2**32); picture i depends on (seed, i) alone, whatever the batch.
         steps: of the sampler.
         guidance: scale of classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598); 1 and below switch it off.
-        sampler: `ddim`, `ddpm`, `dpm++` or `euler`.
+        sampler: `ddim`, `ddpm`, `dpm++`, `euler` or `euler_a`.
         negative_prompt: what guidance leads away from.
         latents: the initial noise, standard normal, [n, h, w, c] with one a picture; None to draw it.
         height: in pixels, a multiple of the VAE's factor; the model's own if None.

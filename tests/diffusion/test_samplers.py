@@ -19,7 +19,10 @@ SCHEDULERS = {
     "ddpm": diffusers.DDPMScheduler,
     "dpm++": diffusers.DPMSolverMultistepScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
+    "euler_a": diffusers.EulerAncestralDiscreteScheduler,
 }
+NOISY = {"ddpm": "scheduling_ddpm", "euler_a": "scheduling_euler_ancestral_discrete"}
+"""Modules of diffusers that draw noise of their own."""
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 BETAS = [{}, STABLE_DIFFUSION, {"beta_schedule": "squaredcos_cap_v2"}]
 SPACINGS = [{}, *({"timestep_spacing": spacing} for spacing in ("leading", "trailing", "linspace"))]
@@ -70,17 +73,16 @@ def _check(sampler, config, steps, *, eta=0.0, monkeypatch=None):
     np.testing.assert_array_equal(run.steps.timestep, np.float32(scheduler.timesteps))
     initial = jax.random.normal(jax.random.key(1), SHAPE)
     latents, previous = _tensor(initial) * scheduler.init_noise_sigma, jnp.zeros(SHAPE)
-    # EulerDiscreteScheduler rounds latents of the size of sigma to float32, whatever they come in.
-    rounding = float(latents.abs().max()) * np.finfo(np.float32).eps if sampler == "euler" else 0
+    # Diffusers' Euler schedulers round latents of the size of sigma to float32, whatever they come in.
+    rounding = float(latents.abs().max()) * np.finfo(np.float32).eps if sampler.startswith("euler") else 0
     for i, timestep in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
         output = _network(scaled.numpy(), float(timestep)).astype(np.float32)
         fresh = _noise(i) if run.stochastic else jnp.zeros(SHAPE)
         following, previous = _advance(run, i, jnp.float32(scaled), previous, jnp.asarray(output), fresh)
-        if monkeypatch:
-            monkeypatch.setattr(
-                diffusers.schedulers.scheduling_ddpm, "randn_tensor", lambda *_, fresh=fresh, **__: _tensor(fresh)
-            )
+        if monkeypatch and sampler in NOISY:
+            module = getattr(diffusers.schedulers, NOISY[sampler])
+            monkeypatch.setattr(module, "randn_tensor", lambda *_, fresh=fresh, **__: _tensor(fresh))
         options = {"eta": eta, "variance_noise": _tensor(fresh)} if eta else {}
         latents = scheduler.step(_tensor(output), timestep, latents, **options).prev_sample
         last = i + 1 == len(scheduler.timesteps)
@@ -109,6 +111,8 @@ def test_deterministic_samplers(sampler, prediction_type, betas, spacing):
 def test_noisy_samplers(prediction_type, betas, spacing, monkeypatch):
     config = {"clip_sample": False, "prediction_type": prediction_type, **betas, **spacing}
     _check("ddpm", config, 10, monkeypatch=monkeypatch)
+    if prediction_type != "sample":  # which diffusers' class has not
+        _check("euler_a", config, 10, monkeypatch=monkeypatch)
     _check("ddim", config, 10, eta=1.0)
     _check("ddim", config, 10, eta=0.3)
 
@@ -127,9 +131,11 @@ def test_as_many_steps_as_in_training(sampler, spacing, monkeypatch):
     _check(sampler, {**STABLE_DIFFUSION, "num_train_timesteps": 100, **spacing}, 100, monkeypatch=monkeypatch)
 
 
-@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("sampler", "prediction_type"),
+    [*((sampler, "v_prediction") for sampler in SCHEDULERS), *((s, "sample") for s in SCHEDULERS if s != "euler_a")],
+)
 @pytest.mark.parametrize("spacing", SPACINGS[1:])
-@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
 def test_zero_terminal_snr(sampler, spacing, prediction_type, monkeypatch):
     config = {**STABLE_DIFFUSION, "rescale_betas_zero_snr": True, "prediction_type": prediction_type, **spacing}
     _check(sampler, config, 10, monkeypatch=monkeypatch)
@@ -179,7 +185,7 @@ def test_config_of_another_class(sampler, writer, saved, monkeypatch):
         ("dpm++", {"algorithm_type": "sde-dpmsolver++"}, "sde-dpmsolver"),
         ("euler", {"interpolation_type": "log_linear"}, "log_linear"),
         ("ddim", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "no signal"),
-        ("pndm", {}, "ddim, ddpm, dpm\\+\\+, euler"),
+        ("pndm", {}, "ddim, ddpm, dpm\\+\\+, euler, euler_a"),
     ],
 )
 def test_what_is_not_supported_is_named(sampler, options, named):

@@ -38,7 +38,7 @@ class Evaluate:
     guidance: float = 5.0
     """Scale of classifier-free guidance."""
     sampler: str = "ddim"
-    """ddim, ddpm, dpm++ or euler."""
+    """ddim, ddpm, dpm++, euler or euler_a (Euler ancestral)."""
     seed: int = 0
     """Same seed, same pictures."""
     batch_size: int | None = None

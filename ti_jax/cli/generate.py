@@ -30,7 +30,7 @@ class Generate:
     guidance: float = 5.0
     """Scale of classifier-free guidance; 1 and below switch it off."""
     sampler: str = "ddim"
-    """ddim, ddpm, dpm++ or euler."""
+    """ddim, ddpm, dpm++, euler or euler_a (Euler ancestral)."""
     eta: float = 0.0
     """Noise of DDIM: 0 none, 1 as much as DDPM."""
     num_images: int = 1

@@ -91,8 +91,10 @@ _IMPLEMENTED: dict[str, dict[str, Any]] = {
         "rescale_betas_zero_snr": False,
         "final_sigmas_type": "zero",
     },
+    "euler_a": {"timestep_spacing": "linspace", "steps_offset": 0, "rescale_betas_zero_snr": False},
 }
-"""Options of diffusers' class for each sampler (DPMSolverMultistepScheduler for dpm++), with that class's defaults."""
+"""Options of diffusers' class for each sampler (DPMSolverMultistepScheduler for dpm++, EulerAncestralDiscreteScheduler
+for euler_a), with that class's defaults."""
 
 SAMPLERS = tuple(_IMPLEMENTED)
 
@@ -118,6 +120,7 @@ _CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "timestep_type": ("discrete",),
         "final_sigmas_type": ("zero", "sigma_min"),
     },
+    "euler_a": {},
 }
 """What a sampler implements of options that have more values."""
 

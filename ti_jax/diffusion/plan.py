@@ -1,6 +1,6 @@
-"""DDIM, DDPM, DPM-Solver++(2M) and Euler as tables of coefficients.
+"""DDIM, DDPM, DPM-Solver++(2M), Euler and Euler ancestral as tables of coefficients.
 
-All four are linear in what they see. With x the latents, x0 the picture predicted from them and z fresh noise, each
+All five are linear in what they see. With x the latents, x0 the picture predicted from them and z fresh noise, each
 step makes
 
     from_latents x + from_prediction x0 + from_clipped clip(x0) + from_previous (x0 of the step before) + from_noise z.
@@ -65,7 +65,7 @@ def plan(schedule: NoiseSchedule, sampler: str, steps: int, *, eta: float = 0.0)
 
     Args:
         schedule: of the model; not traced.
-        sampler: `ddim`, `ddpm`, `dpm++` or `euler`.
+        sampler: `ddim`, `ddpm`, `dpm++`, `euler` or `euler_a`.
         steps: from 1 to the number of training timesteps; `dpm++` takes one less.
         eta: noise that `ddim` adds, in [0, 1]: none at 0, as much as DDPM at 1. 0 for the others, which ignore it.
 
@@ -126,7 +126,7 @@ def _timesteps(total: int, sampler: str, steps: int, options: dict[str, Any]) ->
         timesteps = (np.arange(count) * float(total // count))[::-1][:steps] + options["steps_offset"]
     else:  # rounding errors can make the range one too long, with -1 as last timestep
         timesteps = np.round(np.arange(total, 0, -total / steps))[:steps] - 1
-    timesteps = timesteps.astype(np.float32) if sampler == "euler" else np.round(timesteps)
+    timesteps = timesteps.astype(np.float32) if sampler in ("euler", "euler_a") else np.round(timesteps)
     if timesteps[0] >= total or np.any(np.diff(timesteps) == 0):
         raise UserError(f"steps = {steps} is more than sampler {sampler!r} can do with this model: choose fewer")
     return timesteps
@@ -194,13 +194,37 @@ def _euler(
 ) -> _Table:
     """Algorithm 1 of Karras et al. 2022 (arXiv 2206.00364) without churn or second order."""
     sigmas = _sigmas(alphas, timesteps, options)
-    ratio = sigmas[1:] / sigmas[:-1]
+    return _to_noise_levels(sigmas[1:], np.zeros(len(timesteps)), sigmas, options)
+
+
+def _euler_ancestral(
+    alphas: Float[np.ndarray, " total"], timesteps: Float[np.ndarray, " n"], options: dict[str, Any], eta: float
+) -> _Table:
+    """Steps below the next level of noise, and fresh noise up to it (k-diffusion's `sample_euler_ancestral`)."""
+    sigmas = _sigmas(alphas, timesteps, {**options, "final_sigmas_type": "zero"})
+    now, then = sigmas[:-1], sigmas[1:]
+    fresh = np.sqrt(then**2 * (now**2 - then**2) / now**2)
+    return _to_noise_levels(np.sqrt(then**2 - fresh**2), fresh, sigmas, options)
+
+
+def _to_noise_levels(
+    reached: Float[np.ndarray, " n"],
+    fresh: Float[np.ndarray, " n"],
+    sigmas: Float[np.ndarray, " n+1"],
+    options: dict[str, Any],
+) -> _Table:
+    """Euler steps from each sigma to the one `reached`, then `fresh` noise."""
+    ratio = reached / sigmas[:-1]
     signal = 1 / np.sqrt(1 + sigmas**2)
     leaving = signal[1:].copy()
     leaving[-1] = 1  # the last latents are taken as they are
     # Noise alone has the largest sigma; only "leading" allows for the picture that is in it.
     scale = 1.0 if options["timestep_spacing"] == "leading" else sigmas[0] * signal[0]
-    coefficients = {"from_latents": ratio * leaving / signal[:-1], "from_prediction": (1 - ratio) * leaving}
+    coefficients = {
+        "from_latents": ratio * leaving / signal[:-1],
+        "from_prediction": (1 - ratio) * leaving,
+        "from_noise": fresh * leaving,
+    }
     return _Table(signal[:-1] ** 2, coefficients, scale)
 
 
@@ -209,6 +233,7 @@ _TABLES: dict[str, Callable[..., _Table]] = {
     "ddpm": _ddpm,
     "dpm++": _dpm_solver,
     "euler": _euler,
+    "euler_a": _euler_ancestral,
 }
 
 

@@ -79,7 +79,7 @@ def evaluate(
         seed: in [0, 2**32).
         steps: of the sampler.
         guidance: scale of classifier-free guidance.
-        sampler: `ddim`, `ddpm`, `dpm++` or `euler`.
+        sampler: `ddim`, `ddpm`, `dpm++`, `euler` or `euler_a`.
         batch_size: pictures drawn at a time; None for at most 8.
 
     Returns:
