@@ -72,7 +72,7 @@ def _blocked(query: Array, key: Array, value: Array, *, over_heads: Callable[...
 
 @jax.custom_vjp
 def _one_head(queries: Float[Array, "blocks q d"], keys: Float[Array, "k d"], values: Float[Array, "k d"]) -> Array:
-    """One head's scaled queries in blocks; the backward pass is FlashAttention's (Dao et al. 2022, arXiv 2205.14135)."""
+    """Scaled queries of a head in blocks; the backward pass is FlashAttention's (Dao et al. 2022, arXiv 2205.14135)."""
     return _forward(queries, keys, values)[0]
 
 
