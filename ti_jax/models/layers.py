@@ -63,7 +63,7 @@ class Conv(nnx.Conv):
         if self.dtype == jnp.float32 and winograd.pays(x.shape, self.out_features):
             return winograd.convolve
         # XLA's convolution on the CPU first rearranges the kernel, which may be larger than the picture's patches.
-        return _patches_times_kernel if x.shape[1] * x.shape[2] < x.shape[-1] else _convolve
+        return _patches_times_kernel if x[..., 0].size < x.shape[-1] else _convolve
 
     def _same_size(self, convolve: Callable[[Array, Array], Array], x: Array) -> Array:
         assert self.bias is not None
