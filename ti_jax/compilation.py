@@ -89,8 +89,8 @@ def give_back_memory_of_compiler() -> None:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
-    def after(event: str, seconds: float, **_: Any) -> None:
-        if event.endswith("backend_compile_duration") and seconds > _LONG and trim is not None:
+    def after(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.endswith("backend_compile_duration") and duration_secs > _LONG and trim is not None:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(after)
