@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 import os
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.monitoring
 
 logger = logging.getLogger(__name__)
 
 # XLA's default takes YNNPACK's convolutions too, which are 1.5 to 3 times slower than Eigen's at these shapes.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
 _CACHE_BYTES = 4 * 2**30
-_LONG = 5.0  # seconds of compiling from which memory is worth giving back
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -79,18 +76,3 @@ def keep_compiled_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-
-
-@functools.cache
-def give_back_memory_of_compiler() -> None:
-    """From now on, what a long compilation has freed goes back to the system before its program runs.
-
-    glibc would keep it: of a step of Stable Diffusion 1.5 on a CPU 0.65 GB, beside the step's own memory.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-
-    def after(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event.endswith("backend_compile_duration") and duration_secs > _LONG and trim is not None:
-            trim(0)
-
-    jax.monitoring.register_event_duration_secs_listener(after)

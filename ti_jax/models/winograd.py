@@ -64,7 +64,7 @@ def convolve(x: Float32[Array, "b h w c"], kernel: Float32[Array, "3 3 c d"]) ->
         kernel: as `jax.lax.conv_general_dilated` takes it.
 
     Returns:
-        what `jax.lax.conv_general_dilated` returns but for rounding of about 5e-6 of the largest value.
+        what `jax.lax.conv_general_dilated` returns but for rounding, less than 1e-5 of the largest value.
     """
     return _by_tiles(x, _values_of_kernel(kernel), "ptc,pcd->ptd", _OF_INPUT, _OF_OUTPUT)
 
