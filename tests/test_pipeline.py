@@ -266,7 +266,7 @@ BROKEN = {
     "no tokenizer": (removed("tokenizer"), r"tokenizer/vocab\.json is missing"),
     "no scheduler": (removed("scheduler"), r"scheduler/scheduler_config\.json is missing"),
     "unknown option": (setting("unet/config.json", class_embed_type="timestep"), "class_embed_type = 'timestep'"),
-    "inpainting": (setting("unet/config.json", in_channels=9), "its UNet takes 9 channels .* inpainting"),
+    "depth": (setting("unet/config.json", in_channels=5), "its UNet takes 5 channels .* depth"),
     "other width": (
         setting("unet/config.json", cross_attention_dim=48),
         "context 48 wide, and .* gives 32",

@@ -61,6 +61,8 @@ _SDXL = Family(
     None,
 )
 _FAMILIES = (_SD1, _SD2, _SDXL)
+_FIRST, _INPAINTING = "input_blocks.0.0.weight", 9
+"""Where a UNet says how many channels it takes, and how many an inpainting one does."""
 _NETWORKS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 _NOT_NEEDED = re.compile(
     r"model_ema\..*|first_stage_model\.(loss|model_ema)\..*|embedding_manager\..*|denoiser\..*|logvar|scale_factor"
@@ -136,7 +138,8 @@ def _told_by_shapes(
     """All but the weights."""
     published = preset(family.architecture)
     shapes = {network: {name: tuple(x.shape) for name, x in tensors.items()} for network, tensors in parts.items()}
-    prediction = prediction_type or _usual_prediction(path, family)
+    inpaints = shapes["unet"].get(_FIRST, ())[1:2] == (_INPAINTING,)
+    prediction = prediction_type or _usual_prediction(path, family, inpaints)
     configs: dict[str, NetworkConfig] = {
         name: clip_config(
             {key.removeprefix("text_model."): shape for key, shape in shapes[name].items()},
@@ -164,8 +167,8 @@ def _told_by_shapes(
     )
 
 
-def _usual_prediction(path: Path, family: Family) -> str:
-    if family is _SD2:
+def _usual_prediction(path: Path, family: Family, inpaints: bool) -> str:
+    if family is _SD2 and not inpaints:  # of which only one was published
         raise UserError(
             f"{path} does not say what its UNet predicts, and Stable Diffusion 2 comes in two kinds: give "
             "prediction_type (--prediction-type) epsilon for the base models of 512 pixels, v_prediction for 768"
