@@ -246,7 +246,10 @@ def load(
     def network(name: str, config: NetworkConfig) -> Any:
         param, compute = (precision.vae,) * 2 if name == "vae" else (precision.param, precision.compute)
         types = {"dtype": jnp.dtype(compute), "param_dtype": jnp.dtype(param)}
-        abstract = abstract_network(functools.partial(NETWORKS[type(config)], config, **types))
+        try:
+            abstract = abstract_network(functools.partial(NETWORKS[type(config)], config, **types))
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise UserError(f"{source}/{name}: nothing can be built of the sizes in its config ({error})") from error
         tensors, table = files.weights(name)
         return load_parameters(abstract, tensors, table, param_dtype=types["param_dtype"], what=f"{source}/{name}")
 

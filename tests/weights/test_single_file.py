@@ -223,6 +223,10 @@ def test_what_is_not_told(sd1_twin, sd2_twin, tmp_path):
         ti_jax.load(tmp_path / "sd1.safetensors")
     with pytest.raises(UserError, match=r"does not say what its UNet predicts.*--prediction-type"):
         ti_jax.load(tmp_path / "sd2.safetensors")
+    words = {"cond_stage_model.model.token_embedding.weight": torch.zeros(())}
+    save_file({**original_layout(sd2_twin[0]), **words}, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match="has tensors of other shapes than any Stable Diffusion"):
+        ti_jax.load(tmp_path / "odd.safetensors", prediction_type="epsilon")
     with pytest.raises(UserError, match="is a folder, which has configs of its own: leave config out"):
         ti_jax.load(sd1_twin[1].source, config=sd1_twin[1].source)
 

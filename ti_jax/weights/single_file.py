@@ -94,7 +94,10 @@ def open_single_file(path: Path, *, base: ModelFiles | None, prediction_type: st
     others = [name for name in tensors if not name.startswith(tuple(prefixes.values()))]
     if others:
         logger.warning("%s: %d tensors are of no network here, such as %s", path, len(others), others[0])
-    files = base or _told_by_shapes(path, family, parts, prediction_type)
+    try:
+        files = base or _told_by_shapes(path, family, parts, prediction_type)
+    except (IndexError, TypeError) as error:
+        raise UserError(f"{path} has tensors of other shapes than any Stable Diffusion: it is damaged") from error
     if files.configs.keys() != parts.keys():
         raise UserError(f"{path} has {', '.join(parts)}, and config {', '.join(files.configs)}: they do not match")
 
@@ -181,7 +184,7 @@ def _split_projections(tensors: Tensors) -> Tensors:
     split: Tensors = {}
     for name, tensor in tensors.items():
         place, joint, kind = name.rpartition(".in_proj_")
-        if not joint:
+        if not joint or not tensor.shape:
             split[name] = tensor
             continue
         third = tensor.shape[0] // 3
