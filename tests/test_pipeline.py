@@ -257,16 +257,33 @@ BROKEN = {
         setting("model_index.json", _class_name="FluxPipeline"),
         "is a FluxPipeline, which cannot be loaded: only StableDiffusionPipeline, .* can",
     ),
+    "index nests without end": (written("model_index.json", "[" * 100_000), r"model_index\.json is not JSON"),
+    "odd part": (setting("model_index.json", unet=["diffusers"]), "has no unet: its model_index.json names none"),
     "no unet": (setting("model_index.json", unet=[None, None]), "has no unet"),
     "no vae named": (setting("model_index.json", vae=None), "has no vae"),
     "other vae": (setting("model_index.json", vae=["diffusers", "AutoencoderTiny"]), "its vae is a AutoencoderTiny"),
+    "config is a folder": (
+        lambda folder: (folder / "unet/config.json").rename(folder / "moved") and (folder / "unet/config.json").mkdir(),
+        r"unet/config\.json cannot be read \(Is a directory\)",
+    ),
+    "no words": (setting("text_encoder/config.json", max_position_embeddings=0), "nothing can be built of the sizes"),
+    "short tokenizer": (
+        setting("tokenizer/tokenizer_config.json", model_max_length=-1),
+        "damaged tokenizer .model_max_length = -1.",
+    ),
+    "whole numbers": (
+        lambda folder: rewrite_tensors(
+            folder / WEIGHTS["unet"], lambda tensors: {**tensors, "conv_in.bias": torch.ones(16, dtype=torch.int32)}
+        ),
+        r"unet: conv_in\.bias holds int32",
+    ),
     "no config": (removed("unet/config.json"), r"unet/config\.json is missing: copy or download the whole model"),
     "no folder": (removed("vae"), r"vae/config\.json is missing"),
     "no weights": (removed(WEIGHTS["vae"]), r"vae has no diffusion_pytorch_model\.safetensors; it holds config\.json$"),
     "no tokenizer": (removed("tokenizer"), r"tokenizer/vocab\.json is missing"),
     "no scheduler": (removed("scheduler"), r"scheduler/scheduler_config\.json is missing"),
     "unknown option": (setting("unet/config.json", class_embed_type="timestep"), "class_embed_type = 'timestep'"),
-    "inpainting": (setting("unet/config.json", in_channels=9), "its UNet takes 9 channels .* inpainting"),
+    "depth": (setting("unet/config.json", in_channels=5), "its UNet takes 5 channels .* depth"),
     "other width": (
         setting("unet/config.json", cross_attention_dim=48),
         "context 48 wide, and .* gives 32",

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from twins import shake
 
-from ti_jax.weights.loader import abstract_network, load_parameters
+from ti_jax.weights.loader import abstract_network, export_parameters, load_parameters
+from ti_jax.weights.model_files import RULES
 from ti_jax.weights.rules import Rules
 from ti_jax.weights.tensors import TorchTensor
 
@@ -43,6 +44,16 @@ def check(ours, theirs, tolerance):
     ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+def same_weights(pipeline, pipe):
+    """Every tensor of PyTorch's networks is exactly ours."""
+    for name, network in pipeline.networks.items():
+        ours, theirs = export_parameters(network, RULES[type(network.config)]), getattr(pipe, name).state_dict()
+        theirs = {key.removeprefix("text_model."): tensor.numpy() for key, tensor in theirs.items()}
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            np.testing.assert_array_equal(ours[key], tensor)
 
 
 def run(module, *arguments, method="__call__"):

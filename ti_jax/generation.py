@@ -18,6 +18,7 @@ from ti_jax.conditioning import encode_chunks, picture_sizes, predict
 from ti_jax.diffusion.plan import Plan, plan
 from ti_jax.diffusion.samplers import sample
 from ti_jax.errors import UserError
+from ti_jax.inpainting import encode_scene
 from ti_jax.pipeline import Pipeline
 
 Tokens = Mapping[str, ChunkedPrompts]
@@ -43,6 +44,8 @@ def generate(
     batch_size: int | None = None,
     long_prompts: str = "cut",
     emphasis: str = "off",
+    image: Any = None,
+    mask: Any = None,
 ) -> UInt8[np.ndarray, "n height width 3"]:
     """Draws pictures; a new prompt, word or seed does not compile again.
 
@@ -64,12 +67,16 @@ def generate(
         long_prompts: what to do with a prompt beyond the text encoder's limit: `cut` its end off with a warning, or go
             on in a further `chunk` as A1111 does. All prompts of a call are filled up to the longest.
         emphasis: `off` if brackets are text, `a1111` if `(word:1.2)` weighs a word.
+        image: uint8 [h, w, 3] of which a part is painted anew, squeezed to the size that is drawn; for an inpainting
+            model, and for it only, as is the mask.
+        mask: [h, w], true or white (128 and above) where to paint.
 
     Returns:
         the pictures: all of the first prompt, all of the second, and so on.
 
     Raises:
-        UserError: if two concepts have the same word, one is of another model, or an argument is out of range.
+        UserError: if two concepts have the same word, one is of another model, an argument is out of range, or an
+            inpainting model is given no picture.
     """
     texts = _repeat(prompts, num_images)
     batch = min(_BATCH_SIZE if batch_size is None else batch_size, len(texts))
@@ -82,6 +89,7 @@ def generate(
     )
     tokens, negative = (jax.tree.map(lambda x, rows=rows: x[rows], chunked) for rows in (slice(-1), slice(-1, None)))
     shape = _shape(pipeline, latents, len(texts), height, width)
+    scene = encode_scene(pipeline, image, mask, shape[0] * pipeline.factor, shape[1] * pipeline.factor)
     start_key = _start_key(seed)
 
     images = []
@@ -100,6 +108,7 @@ def generate(
                 some,
                 negative,
                 noise,
+                scene,
                 keys,
                 jnp.float32(guidance),
                 jnp.asarray(pipeline.zeros_for_empty_prompt and not negative_prompt),
@@ -117,6 +126,7 @@ def _draw(
     tokens: Tokens,
     negative: Tokens,
     noise: Float32[Array, "b h w c"],
+    scene: Float32[Array, "h w c2"] | None,
     keys: Key[Array, " b"],
     guidance: Float32[Array, ""],
     blank: Bool[Array, ""],
@@ -139,6 +149,8 @@ def _draw(
     def denoise(latents: Float32[Array, "b h w c"], timestep: Float32[Array, ""]) -> Float32[Array, "b h w c"]:
         batch = jnp.concatenate([latents, latents]) if guided else latents
         rows = batch.shape[0]
+        if scene is not None:
+            batch = jnp.concatenate([batch, jnp.broadcast_to(scene, (rows, *scene.shape))], axis=-1)
         output = predict(
             networks["unet"], batch, jnp.full(rows, timestep), conditions, jnp.broadcast_to(sizes, (rows, 6))
         )

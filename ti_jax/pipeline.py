@@ -87,6 +87,11 @@ class Pipeline:
         return self.networks["vae"].config.factor
 
     @property
+    def inpaints(self) -> bool:
+        """Whether the UNet is also told a mask and the latents of the picture around it."""
+        return self.networks["unet"].config.in_channels != self.networks["vae"].config.latent_channels
+
+    @property
     def resolution(self) -> int:
         """Pixels in height and in width that the model was made for."""
         size = self.networks["unet"].config.sample_size
@@ -241,7 +246,10 @@ def load(
     def network(name: str, config: NetworkConfig) -> Any:
         param, compute = (precision.vae,) * 2 if name == "vae" else (precision.param, precision.compute)
         types = {"dtype": jnp.dtype(compute), "param_dtype": jnp.dtype(param)}
-        abstract = abstract_network(functools.partial(NETWORKS[type(config)], config, **types))
+        try:
+            abstract = abstract_network(functools.partial(NETWORKS[type(config)], config, **types))
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise UserError(f"{source}/{name}: nothing can be built of the sizes in its config ({error})") from error
         tensors, table = files.weights(name)
         return load_parameters(abstract, tensors, table, param_dtype=types["param_dtype"], what=f"{source}/{name}")
 
@@ -272,10 +280,11 @@ def _check_fit(source: str, files: ModelFiles, words: Mapping[str, int]) -> None
     encoders = {name: configs[name] for name in files.encoders}
     width = sum(encoder.hidden_size for encoder in encoders.values())
     contexts = unet.cross_attention_dim if isinstance(unet.cross_attention_dim, tuple) else (unet.cross_attention_dim,)
-    if (unet.in_channels, unet.out_channels) != (vae.latent_channels,) * 2:
+    latents = vae.latent_channels
+    if unet.in_channels not in (latents, 2 * latents + 1) or unet.out_channels != latents:
         raise UserError(
             f"{source}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, but latents have "
-            f"{vae.latent_channels}: inpainting, depth and upscaling models are not supported"
+            f"{latents}: depth, upscaling and editing models are not supported"
         )
     if set(contexts) != {width}:
         raise UserError(

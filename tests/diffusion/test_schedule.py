@@ -80,6 +80,12 @@ def test_config_of_any_class(writer, options):
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"beta_strat": 0.1}, "beta_strat = 0.1"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({"trained_betas": [0.1, "a"]}, "a beta is 'a'"),
+        ({"beta_end": 7}, "a beta is 7"),
+        ({"beta_start": None}, "a beta is None"),
+        ({"beta_end": float("nan")}, "a beta is nan"),
+        ({"num_train_timesteps": 10**12}, "num_train_timesteps = 1000000000000"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps = 0"),
     ],
 )
 def test_what_is_not_supported_is_named(config, named):

@@ -138,13 +138,6 @@ def test_down_block(name, last):
     _check_down(reference, level, 8, padding, _inputs(6, 5, 8, level))
 
 
-def test_down_block_at_true_shape():
-    """The first of SD 1.5: 320 channels, 8 heads, at a quarter of the pixels."""
-    level = _level(attention=True, channels=320, groups=32, heads=8, context=768, temb=1280)
-    reference = blocks.CrossAttnDownBlock2D(in_channels=320, out_channels=320, num_layers=2, **_options(level))
-    _check_down(reference, level, 320, 1, _inputs(32, 32, 320, level))
-
-
 def _check_down(reference, level, inputs, padding, arguments):
     reference, ours = pair(
         reference, lambda **t: DownBlock(level, inputs, downsample_padding=padding, **t), UNET, **TYPES

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import diffusers
 import jax
-import numpy as np
 import pytest
 import torch
 import transformers
 from original_layout import original_layout
 from safetensors.torch import load_file, save_file
+from torch_pair import same_weights
 from twins import shake
 
 import ti_jax
@@ -20,17 +20,7 @@ from ti_jax.errors import UserError
 from ti_jax.models.presets import preset
 from ti_jax.pipeline import NETWORKS
 from ti_jax.weights import single_file
-from ti_jax.weights.loader import _plan, abstract_network, export_parameters, parameter_name
-from ti_jax.weights.model_files import RULES
-
-
-def same_weights(pipeline, pipe):
-    for name, network in pipeline.networks.items():
-        ours, theirs = export_parameters(network, RULES[type(network.config)]), getattr(pipe, name).state_dict()
-        theirs = {key.removeprefix("text_model."): tensor.numpy() for key, tensor in theirs.items()}
-        assert ours.keys() == theirs.keys()
-        for key, tensor in theirs.items():
-            np.testing.assert_array_equal(ours[key], tensor)
+from ti_jax.weights.loader import _plan, abstract_network, parameter_name
 
 
 @pytest.fixture(params=["sd1_twin", "sd2_twin", "sdxl_twin"])
@@ -86,7 +76,7 @@ class Pipe:
 
     def __init__(self, kind):
         torch.manual_seed(3)
-        sd2, sdxl = kind == "sd2", kind == "sdxl"
+        sd2, sdxl = kind.startswith("sd2"), kind == "sdxl"
         text = transformers.CLIPTextConfig(
             hidden_size=64,
             intermediate_size=96,
@@ -110,6 +100,7 @@ class Pipe:
             }
         self.unet = diffusers.UNet2DConditionModel(
             sample_size=64,
+            in_channels=9 if kind.endswith("inpainting") else 4,
             block_out_channels=(64, 128, 128) if sd2 or sdxl else (32, 64, 64),
             layers_per_block=2 if sd2 else 1,
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -131,7 +122,8 @@ class Pipe:
 
 
 @pytest.mark.parametrize(
-    ("kind", "prediction"), [("sd1", None), ("sd2", "epsilon"), ("sd2", "v_prediction"), ("sdxl", None)]
+    ("kind", "prediction"),
+    [("sd1", None), ("sd2", "epsilon"), ("sd2", "v_prediction"), ("sd2 inpainting", None), ("sdxl", None)],
 )
 def test_told_by_the_file(kind, prediction, tmp_path):
     pipe = Pipe(kind)
@@ -145,12 +137,12 @@ def test_told_by_the_file(kind, prediction, tmp_path):
         assert ours == type(ours).from_dict(
             {**values, "architectures": [type(theirs).__name__]} if "text" in name else values
         )
-    sample_size = {"sdxl": 128, "sd2": 96 if prediction == "v_prediction" else 64, "sd1": 64}[kind]
+    sample_size = 128 if kind == "sdxl" else 96 if prediction == "v_prediction" else 64
     assert pipeline.networks["unet"].config.sample_size == sample_size
     assert pipeline.schedule.prediction_type == (prediction or "epsilon")
     assert pipeline.max_length == 77
     paddings = [words.pad_token_id for words in pipeline.tokenizers.values()]
-    assert paddings == {"sd1": [49407], "sd2": [0], "sdxl": [49407, 0]}[kind]
+    assert paddings == {"sd1": [49407], "sd2": [0], "sdxl": [49407, 0]}[kind.split()[0]]
 
 
 class Shape(NamedTuple):
@@ -231,6 +223,10 @@ def test_what_is_not_told(sd1_twin, sd2_twin, tmp_path):
         ti_jax.load(tmp_path / "sd1.safetensors")
     with pytest.raises(UserError, match=r"does not say what its UNet predicts.*--prediction-type"):
         ti_jax.load(tmp_path / "sd2.safetensors")
+    words = {"cond_stage_model.model.token_embedding.weight": torch.zeros(())}
+    save_file({**original_layout(sd2_twin[0]), **words}, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match="has tensors of other shapes than any Stable Diffusion"):
+        ti_jax.load(tmp_path / "odd.safetensors", prediction_type="epsilon")
     with pytest.raises(UserError, match="is a folder, which has configs of its own: leave config out"):
         ti_jax.load(sd1_twin[1].source, config=sd1_twin[1].source)
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -72,7 +73,9 @@ def test_shards(tmp_path):
     [
         ({"a.bias": "gone.safetensors"}, r"gone\.safetensors is missing, which model\.safetensors\.index\.json names"),
         ({"a.bias": "a.weight.safetensors"}, r"a\.bias is in a\.weight\.safetensors, which does not have it"),
-        ({"a.bias": "../a.bias.safetensors"}, r"points out of its folder"),
+        ({"a.bias": "../a.bias.safetensors"}, r"points at .*, which is no file of weights in its folder"),
+        ({"a.bias": 7}, r"points at 7, which is no file"),
+        ({"a.bias": "model.safetensors.index.json"}, r"points at .*index\.json, which is no file"),
         (None, "is not an index of weight files"),
     ],
 )
@@ -97,9 +100,37 @@ class Evil:
 def test_pickled_code_does_not_run(tmp_path, capsys):
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(pickle.dumps({"w": Evil()}, protocol=2))
+    with pytest.raises(UserError, match="cannot be read safely"):
+        open_weights(path)
+    torch.save({"w": Evil()}, path)
     with pytest.raises(UserError, match="cannot be read safely by torch"):
         open_weights(path)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "compression", "message"),
+    [
+        (bytes(2**26), zipfile.ZIP_DEFLATED, "it is compressed"),
+        (b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s.", zipfile.ZIP_STORED, "more than its arrays need"),
+        (b"\x80\x02" + b"]" * 2_000_000 + b".", zipfile.ZIP_STORED, "more than its arrays need"),
+        (b"\x80\x02", zipfile.ZIP_STORED, "it is damaged"),
+    ],
+    ids=["compressed", "tuples in tuples", "lists in lists", "cut off"],
+)
+def test_bombs(data, compression, message, tmp_path):
+    """Tuples in tuples crash the interpreter where torch unpickles them."""
+    with zipfile.ZipFile(tmp_path / "model.ckpt", "w", compression) as archive:
+        archive.writestr("archive/data.pkl", data)
+    with pytest.raises(UserError, match=f"{message}.*: give the model as safetensors"):
+        open_weights(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("tensor", [torch.empty(2, device="meta"), torch.ones(2, 2).to_sparse()], ids=str)
+def test_tensors_that_are_not_plain(tensor, tmp_path):
+    torch.save({"w": tensor}, tmp_path / "model.bin")
+    with pytest.raises(UserError, match="not a plain one"):
+        read(tmp_path / "model.bin")
 
 
 def test_pickled_without_torch(tmp_path, monkeypatch):

@@ -47,6 +47,10 @@ class Generate:
     """What to do with a prompt beyond the model's limit: cut its end off, or go on in a further chunk as A1111 does."""
     emphasis: str = "off"
     """off: brackets are text. a1111: (word:1.2) weighs a word."""
+    image: str | None = None
+    """For an inpainting model: the picture of which a part is painted anew."""
+    mask: str | None = None
+    """For an inpainting model: a picture that is white where to paint."""
     common: Annotated[Common, tyro.conf.arg(name="")] = field(default_factory=Common)
 
     def run(self) -> None:
@@ -54,6 +58,7 @@ class Generate:
         from etils import epath
 
         import ti_jax
+        from ti_jax.data.pictures import read_mask, read_picture
         from ti_jax.output import write_pictures
 
         if not self.prompts:
@@ -63,6 +68,8 @@ class Generate:
         output = epath.Path(self.common.output or "images")
         if output.exists() and not output.is_dir():
             raise UserError(f"{output} is a file: --output is a folder")
+        image = None if self.image is None else read_picture(self.image)
+        mask = None if self.mask is None else read_mask(self.mask)
         pipeline = self.common.load_pipeline()
         concepts = [concept for path in self.concept for concept in load_concepts(path, self.token)]
         images = ti_jax.generate(
@@ -81,6 +88,8 @@ class Generate:
             batch_size=self.batch_size,
             long_prompts=self.long_prompts,
             emphasis=self.emphasis,
+            image=image,
+            mask=mask,
         )
         settings = dataclasses.asdict(self)
         settings.pop("common")

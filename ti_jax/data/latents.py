@@ -37,8 +37,9 @@ def _encode(
     images = picture.astype(jnp.float32) / 127.5 - 1.0
     mean, log_variance = vae.encode(jnp.stack([images, images[:, ::-1]]))
     deviation = jnp.exp(0.5 * jnp.clip(log_variance.astype(jnp.float32), -30.0, 20.0))
-    return _scale(vae, mean.astype(jnp.float32)), vae.config.scaling_factor * deviation
+    return scale_latents(vae, mean.astype(jnp.float32)), vae.config.scaling_factor * deviation
 
 
-def _scale(vae: AutoencoderKL, latents: Array) -> Array:
+def scale_latents(vae: AutoencoderKL, latents: Array) -> Array:
+    """Latents of an autoencoder as the UNet takes them."""
     return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor

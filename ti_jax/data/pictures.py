@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -80,6 +80,36 @@ def count_pictures(source: Any) -> int:
     if isinstance(source, str | os.PathLike) or (isinstance(source, list | tuple) and _are_paths(source)):
         return len(_paths(source))
     return len(source)
+
+
+def read_picture(path: epath.PathLike) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture file at its own size, turned as its EXIF data say, on white where it is transparent.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    return np.asarray(_converted(path, _rgb))
+
+
+def read_mask(path: epath.PathLike) -> UInt8[np.ndarray, "height width"]:
+    """A picture file at its own size in grey, 255 where it is white, transparent or not.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+
+    def grey(image: Image.Image) -> Image.Image:
+        return _rgb(image.convert("RGB") if image.has_transparency_data else image).convert("L")
+
+    return np.asarray(_converted(path, grey))
+
+
+def _converted(path: epath.PathLike, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    try:
+        with epath.Path(path).open("rb") as file, Image.open(file) as image:
+            return convert(ImageOps.exif_transpose(image))
+    except Exception as error:  # a decoder raises what the damage happens to cause
+        raise UserError(f"the picture {path} cannot be read ({error})") from error
 
 
 def _no_pictures(where: Any) -> list[Any]:

@@ -17,6 +17,7 @@ from ti_jax.errors import UserError
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
+_MOST_TIMESTEPS = 10**6
 _SAID_BY_TABLE = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"}
 
 
@@ -163,6 +164,11 @@ def _betas(options: Mapping[str, Any]) -> Float32[np.ndarray, " timesteps"]:
     start, end = options.get("beta_start", 0.0001), options.get("beta_end", 0.02)
     kind = options.get("beta_schedule", "linear")
     trained = options.get("trained_betas")
+    if type(steps) is not int or not 0 < steps <= _MOST_TIMESTEPS:
+        raise UserError(f"scheduler config: num_train_timesteps = {steps!r} is no number of timesteps")
+    for beta in (start, end, *(() if trained is None else trained)):
+        if not isinstance(beta, int | float) or not 0 <= beta <= 1:
+            raise UserError(f"scheduler config: a beta is {beta!r}, and they are between 0 and 1")
     if trained is not None:
         if len(trained) != steps:
             raise UserError(f"scheduler config: {len(trained)} trained_betas, but num_train_timesteps = {steps}")

@@ -15,6 +15,7 @@ from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.job import Job
 from ti_jax.inversion.loop import Loop
+from ti_jax.inversion.objective import check_learnable
 from ti_jax.inversion.prepare import prepare
 from ti_jax.inversion.result import Failure, Progress, QueueProgress, Result
 from ti_jax.inversion.run_folder import RunFolder
@@ -61,6 +62,7 @@ def invert(
             in use, a resume that would change the run, or a loss that is not finite.
         Interrupted: if `should_stop` said so.
     """
+    check_learnable(pipeline)
     config = with_model_defaults(config or InversionConfig(), pipeline.inversion_defaults)
     spec = ConceptSpec(name or concept_name(placeholder), placeholder, initializer, pictures)
     prepared = prepare(pipeline, spec, config)

@@ -18,6 +18,7 @@ from ti_jax.inversion.checkpoint import Checkpoints
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.job import Job, summary
 from ti_jax.inversion.loop import Loop
+from ti_jax.inversion.objective import check_learnable
 from ti_jax.inversion.prepare import prepare, settings_identity
 from ti_jax.inversion.queue_folder import RESERVED, QueueFolder
 from ti_jax.inversion.result import Failure, QueueProgress, Result
@@ -84,6 +85,7 @@ def invert_many(
             failed.
         Interrupted: if `should_stop` said so.
     """
+    check_learnable(pipeline)
     config = with_model_defaults(config or InversionConfig(), pipeline.inversion_defaults)
     specs = list(concepts)
     _check_names(specs)

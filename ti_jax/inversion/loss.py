@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32, Int
 from ti_jax.concepts.concept import Concept
 from ti_jax.conditioning import picture_sizes
 from ti_jax.inversion.draws import Examples
-from ti_jax.inversion.objective import example_losses
+from ti_jax.inversion.objective import check_learnable, example_losses
 from ti_jax.pipeline import Pipeline
 
 _jitted_losses = jax.jit(example_losses)
@@ -47,8 +47,9 @@ def denoising_loss(
         the raw loss of each example, unweighted.
 
     Raises:
-        UserError: if a prompt is too long for the text encoder.
+        UserError: if a prompt is too long for the text encoder, or the model is for inpainting.
     """
+    check_learnable(pipeline)
     tokens = pipeline.tokenize(prompts, {concept.placeholder: concept.num_vectors}, overflow="error")
     if sizes is None:
         own = picture_sizes(latents.shape[1] * pipeline.factor, latents.shape[2] * pipeline.factor)

@@ -11,7 +11,18 @@ from jaxtyping import Array, Float32
 
 from ti_jax.conditioning import encode_prompts, predict
 from ti_jax.diffusion.schedule import NoiseSchedule, add_noise, target
+from ti_jax.errors import UserError
 from ti_jax.inversion.draws import Examples
+from ti_jax.pipeline import Pipeline
+
+
+def check_learnable(pipeline: Pipeline) -> None:
+    """Raises UserError for a model that only draws."""
+    if pipeline.inpaints:
+        raise UserError(
+            f"{pipeline.source} is an inpainting model: learn the word with the model it was made from, which has the "
+            "same text encoder, and draw with this one"
+        )
 
 
 def example_losses(

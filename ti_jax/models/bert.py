@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 
 from ti_jax.errors import UserError
 from ti_jax.models.attention import attention
-from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, read_config
+from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, check_divides, read_config
 from ti_jax.models.layers import layer_norm
 
 _EPSILON = 1e-5
@@ -54,6 +54,8 @@ class LDMBertConfig:
     def __post_init__(self) -> None:
         if self.activation_function != "gelu":
             raise UserError(f"text encoder: activation_function = {self.activation_function!r} is not supported")
+        heads = self.encoder_attention_heads
+        check_divides("text encoder", "encoder_attention_heads", heads, [heads * self.head_dim])
 
     @property
     def hidden_size(self) -> int:

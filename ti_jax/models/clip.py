@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 
 from ti_jax.errors import UserError
 from ti_jax.models.attention import attention
-from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, read_config
+from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, check_divides, read_config
 from ti_jax.models.layers import layer_norm
 
 _ACTIVATIONS = {
@@ -62,6 +62,7 @@ class CLIPTextConfig:
 
     def __post_init__(self) -> None:
         check_activation(self.hidden_act, "text encoder")
+        check_divides("text encoder", "num_attention_heads", self.num_attention_heads, [self.hidden_size])
 
     @property
     def causal(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from ti_jax.errors import UserError
@@ -37,7 +37,7 @@ def read_config(kind: type[Config], values: Mapping[str, Any], *, neutral: Mappi
             continue
         if key in hints:
             known[key] = _as_python(value, hints[key])
-            if not _is_of_type(known[key], hints[key]):
+            if not (_is_of_type(known[key], hints[key]) and _is_in_range(key, known[key])):
                 problems.append(f"{key} = {value!r} is not a valid value")
         elif key not in neutral:
             problems.append(f"{key} = {value!r} is not known")
@@ -46,6 +46,20 @@ def read_config(kind: type[Config], values: Mapping[str, Any], *, neutral: Mappi
     if problems:
         raise UserError(f"{what}: {'; '.join(problems)}")
     return kind(**known)
+
+
+def check_divides(what: str, name: str, parts: int, wholes: Iterable[int]) -> None:
+    """Raises UserError unless a number of parts, such as heads, divides every width.
+
+    Args:
+        what: names the network in messages.
+        name: of the number.
+        parts: the number.
+        wholes: the widths.
+    """
+    for whole in wholes:
+        if parts < 1 or whole < 1 or whole % parts:
+            raise UserError(f"{what}: {name} = {parts} does not divide {whole}")
 
 
 ANY = object()
@@ -76,6 +90,12 @@ def _as_python(value: Any, hint: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     return float(value) if hint is float and type(value) is int else value
+
+
+def _is_in_range(key: str, value: Any) -> bool:
+    """Whether sizes are no less than nothing, and not more than can be built: nobody has a thousand layers."""
+    largest = 1000 if "layers" in key else 2**31
+    return all(0 <= item <= largest for item in (value if isinstance(value, tuple) else (value,)) if type(item) is int)
 
 
 def _is_of_type(value: Any, hint: Any) -> bool:

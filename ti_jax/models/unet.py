@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from ti_jax.errors import UserError
-from ti_jax.models.config import ANY, read_config
+from ti_jax.models.config import ANY, check_divides, read_config
 from ti_jax.models.layers import GroupNorm, conv
 from ti_jax.models.unet_blocks import DownBlock, Level, MidBlock, UpBlock
 
@@ -109,6 +109,9 @@ class UNetConfig:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != len(self.down_block_types):
                 raise UserError(f"UNet: {name} = {list(value)} and down_block_types differ in length")
+        check_divides("UNet", "norm_num_groups", self.norm_num_groups, self.block_out_channels)
+        for level in self.levels():
+            check_divides("UNet", "attention_head_dim", level.heads, [level.channels])
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UNetConfig:

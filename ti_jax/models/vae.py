@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ti_jax.errors import UserError
 from ti_jax.models.attention import attention
-from ti_jax.models.config import ANY, read_config
+from ti_jax.models.config import ANY, check_divides, read_config
 from ti_jax.models.layers import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv
 from ti_jax.models.tiling import over_tiles
 
@@ -55,6 +55,7 @@ class AutoencoderKLConfig:
         levels = len(self.block_out_channels)
         if not levels == len(self.down_block_types) == len(self.up_block_types):
             raise UserError("autoencoder: block_out_channels, down_block_types and up_block_types differ in length")
+        check_divides("autoencoder", "norm_num_groups", self.norm_num_groups, self.block_out_channels)
 
     @property
     def factor(self) -> int:

@@ -69,20 +69,20 @@ def _config(folder: Path, part: Part) -> NetworkConfig:
 
 def _latent_scheduler(config: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
     """A scheduler's config as diffusers' pipelines correct it: latents are not pictures, so nothing is clipped to
-    [-1, 1], and `StableDiffusionPipeline` offsets timesteps by one.
+    [-1, 1], and those of Stable Diffusion 1 and 2 offset timesteps by one.
 
     diffusers swaps a scheduler with the clipping switched on again where the file does not mention it; we never clip.
     """
     corrected = {**config, "clip_sample": False}
     offset = "steps_offset" in config or config.get("_class_name") == "DDIMScheduler"
-    if pipeline == "StableDiffusionPipeline" and offset:
+    if pipeline in ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline") and offset:
         corrected["steps_offset"] = 1
     return corrected
 
 
 def _zeros_for_empty_prompt(index: Index) -> bool:
-    """What a pipeline says of it, or `StableDiffusionXLPipeline`'s default."""
-    default = index.pipeline == "StableDiffusionXLPipeline"
+    """What a pipeline says of it, or the default of SDXL's pipelines."""
+    default = index.pipeline.startswith("StableDiffusionXL")
     return bool(index.options.get("force_zeros_for_empty_prompt", default))
 
 

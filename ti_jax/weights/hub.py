@@ -39,7 +39,7 @@ def resolve(source: str, *, variant: str | None = None, revision: str | None = N
     """
     if source.isidentifier() and (BUNDLED / source / "model_index.json").exists():
         return BUNDLED / source
-    path = Path(source).expanduser()
+    path = _local(source)
     if path.exists():
         return path
     if not _HUB_ID.fullmatch(source):
@@ -64,7 +64,7 @@ def resolve_tokenizer(source: str) -> Path:
     """
     if source.isidentifier() and (BUNDLED / source / "model_index.json").exists():
         return BUNDLED / source
-    path = Path(source).expanduser()
+    path = _local(source)
     return path if path.is_dir() else _snapshot(source, None, list(_TOKENIZER_FILES))
 
 
@@ -83,7 +83,7 @@ def resolve_clip(source: str, *, revision: str | None = None) -> Path:
     """
     if source.isidentifier() and (BUNDLED / source / "clip").is_dir():
         return BUNDLED / source / "clip"
-    path = Path(source).expanduser()
+    path = _local(source)
     if path.exists():
         return path
     if not _HUB_ID.fullmatch(source):
@@ -96,6 +96,13 @@ def resolve_clip(source: str, *, revision: str | None = None) -> Path:
         if has_weights(folder, variant=None, network="text_encoder"):
             break
     return folder
+
+
+def _local(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # ~ of a user that there is not
+        return Path(source)
 
 
 def _fetch(source: str, variant: str | None, revision: str | None) -> Path:

@@ -26,6 +26,8 @@ _STABLE_DIFFUSION_XL = {
 PIPELINES: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "StableDiffusionPipeline": _STABLE_DIFFUSION,
     "StableDiffusionXLPipeline": _STABLE_DIFFUSION_XL,
+    "StableDiffusionInpaintPipeline": _STABLE_DIFFUSION,
+    "StableDiffusionXLInpaintPipeline": _STABLE_DIFFUSION_XL,
     "LDMTextToImagePipeline": {
         **_STABLE_DIFFUSION,
         "text_encoder": ("bert", ("LDMBertModel",)),
@@ -84,7 +86,8 @@ def read_index(folder: Path, *, source: str) -> Index:
         raise UserError(f"{source} is a {name}, which cannot be loaded: only {', '.join(PIPELINES)} can")
     parts: dict[str, Part] = {}
     for part, (place, kinds) in {**PIPELINES[name], "scheduler": ("scheduler", ())}.items():
-        _, kind = values.get(place) or (None, None)
+        entry = values.get(place)
+        kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
         if kind is None:
             raise UserError(f"{source} has no {place}: its model_index.json names none")
         if kinds and kind not in kinds:
@@ -103,7 +106,9 @@ def read_json(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing: copy or download the whole model") from error
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}): copy or download it again") from error
     if not isinstance(values, dict):
         raise UserError(f"{file} does not hold a JSON object: copy or download it again")

@@ -33,10 +33,11 @@ def clip_config(shapes: Shapes, *, last_layer: bool = True, **settings: Any) -> 
     Returns:
         the configuration.
     """
-    words, width = _one_of(shapes, "token_embedding.weight", "embeddings.token_embedding.weight")
+    table = _one_of(shapes, "token_embedding.weight", "embeddings.token_embedding.weight")
     stem = "transformer.resblocks" if "token_embedding.weight" in shapes else "encoder.layers"
     layers = _count(shapes, f"{stem}.{{}}.")
     inner = _one_of(shapes, f"{stem}.0.mlp.c_fc.weight", f"{stem}.0.mlp.fc1.weight")[0]
+    words, width = table[0], table[1]
     projection = shapes.get("text_projection", (width, width))[1]
     return CLIPTextConfig(
         vocab_size=words,

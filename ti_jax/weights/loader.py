@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
@@ -71,7 +72,7 @@ def load_parameters(
 
     Raises:
         UserError: unless every tensor is used or ignored, every parameter filled and every shape equal; it names all
-            that is wrong at once.
+            that is wrong at once. Or if a tensor holds other things than real numbers.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(model)
     shapes = {parameter_name(path): leaf.shape for path, leaf in paths}
@@ -82,9 +83,17 @@ def load_parameters(
     leaves = []
     for name in shapes:
         source, transform = plan[name]
-        values = to_ours(transform, tensors[source].read()).astype(param_dtype, order="C")
-        leaves.append(jax.device_put(values))
+        values = to_ours(transform, _real_numbers(tensors[source], f"{what}: {source}"))
+        leaves.append(jax.device_put(values.astype(param_dtype, order="C")))
+        del values  # before the next is read
     return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _real_numbers(tensor: LazyTensor, what: str) -> np.ndarray:
+    values = tensor.read()
+    if not jnp.issubdtype(values.dtype, np.floating):
+        raise UserError(f"the checkpoint does not fit {what} holds {values.dtype}")
+    return values
 
 
 def _plan(

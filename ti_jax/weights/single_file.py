@@ -61,6 +61,8 @@ _SDXL = Family(
     None,
 )
 _FAMILIES = (_SD1, _SD2, _SDXL)
+_FIRST, _INPAINTING = "input_blocks.0.0.weight", 9
+"""Where a UNet says how many channels it takes, and how many an inpainting one does."""
 _NETWORKS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 _NOT_NEEDED = re.compile(
     r"model_ema\..*|first_stage_model\.(loss|model_ema)\..*|embedding_manager\..*|denoiser\..*|logvar|scale_factor"
@@ -92,7 +94,10 @@ def open_single_file(path: Path, *, base: ModelFiles | None, prediction_type: st
     others = [name for name in tensors if not name.startswith(tuple(prefixes.values()))]
     if others:
         logger.warning("%s: %d tensors are of no network here, such as %s", path, len(others), others[0])
-    files = base or _told_by_shapes(path, family, parts, prediction_type)
+    try:
+        files = base or _told_by_shapes(path, family, parts, prediction_type)
+    except (IndexError, TypeError) as error:
+        raise UserError(f"{path} has tensors of other shapes than any Stable Diffusion: it is damaged") from error
     if files.configs.keys() != parts.keys():
         raise UserError(f"{path} has {', '.join(parts)}, and config {', '.join(files.configs)}: they do not match")
 
@@ -136,7 +141,8 @@ def _told_by_shapes(
     """All but the weights."""
     published = preset(family.architecture)
     shapes = {network: {name: tuple(x.shape) for name, x in tensors.items()} for network, tensors in parts.items()}
-    prediction = prediction_type or _usual_prediction(path, family)
+    inpaints = shapes["unet"].get(_FIRST, ())[1:2] == (_INPAINTING,)
+    prediction = prediction_type or _usual_prediction(path, family, inpaints)
     configs: dict[str, NetworkConfig] = {
         name: clip_config(
             {key.removeprefix("text_model."): shape for key, shape in shapes[name].items()},
@@ -164,8 +170,8 @@ def _told_by_shapes(
     )
 
 
-def _usual_prediction(path: Path, family: Family) -> str:
-    if family is _SD2:
+def _usual_prediction(path: Path, family: Family, inpaints: bool) -> str:
+    if family is _SD2 and not inpaints:  # of which only one was published
         raise UserError(
             f"{path} does not say what its UNet predicts, and Stable Diffusion 2 comes in two kinds: give "
             "prediction_type (--prediction-type) epsilon for the base models of 512 pixels, v_prediction for 768"
@@ -178,7 +184,7 @@ def _split_projections(tensors: Tensors) -> Tensors:
     split: Tensors = {}
     for name, tensor in tensors.items():
         place, joint, kind = name.rpartition(".in_proj_")
-        if not joint:
+        if not joint or not tensor.shape:
             split[name] = tensor
             continue
         third = tensor.shape[0] // 3

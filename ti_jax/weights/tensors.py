@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from ti_jax.errors import UserError
 from ti_jax.weights.index import read_json
 from ti_jax.weights.loader import LazyTensor
+from ti_jax.weights.pickles import check_pickles, is_archive
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class TorchTensor:
 
     def read(self) -> np.ndarray:
         """Its values; bfloat16, which numpy lacks, as float32, which holds each of them."""
-        return (self.tensor.float() if str(self.tensor.dtype) == "torch.bfloat16" else self.tensor).numpy()
+        try:
+            return (self.tensor.float() if str(self.tensor.dtype) == "torch.bfloat16" else self.tensor).numpy()
+        except Exception as error:  # sparse, quantised, without data, ...
+            raise UserError(f"a checkpoint holds a tensor that is not a plain one ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class _Nothing:
     """Stands for a class that a checkpoint names and nobody needs."""
 
 
+_LONGEST_PICKLE = 10**6  # operations; SDXL's takes 100,000
 # The first Stable Diffusion checkpoints keep the state of this beside the weights, under the class itself as a key.
 _NAMED_IN_CHECKPOINTS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
 
@@ -112,10 +116,14 @@ def open_pickled(path: Path) -> dict[str, LazyTensor]:
     except ImportError as error:
         raise UserError(f'{path} is a pickled file, which torch reads: pip install "ti-jax[torch]"') from error
     try:
+        check_pickles(path, most_operations=_LONGEST_PICKLE)
+    except UserError as error:
+        raise UserError(f"{path} {error}: give the model as safetensors") from error
+    try:
         with torch.serialization.safe_globals([(_Nothing, name) for name in _NAMED_IN_CHECKPOINTS]):
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))
         state = state.get("state_dict", state)
-        return {name: TorchTensor(x.detach()) for name, x in state.items() if isinstance(x, torch.Tensor)}
+        return {str(name): TorchTensor(x.detach()) for name, x in state.items() if isinstance(x, torch.Tensor)}
     except Exception as error:  # torch raises what the damage happens to cause
         raise UserError(
             f"{path} cannot be read safely by torch ({type(error).__name__}): give the model as safetensors"
@@ -147,8 +155,8 @@ def _open_shards(index: Path) -> dict[str, LazyTensor]:
     shards: dict[str, dict[str, LazyTensor]] = {}
     tensors: dict[str, LazyTensor] = {}
     for name, file in files.items():
-        if Path(file).name != file:
-            raise UserError(f"{index} points out of its folder, at {file}")
+        if not isinstance(file, str) or Path(file).name != file or file.endswith(".json"):
+            raise UserError(f"{index} points at {file}, which is no file of weights in its folder")
         if not (index.parent / file).exists():
             raise UserError(f"{index.parent / file} is missing, which {index.name} names: copy or download it too")
         if file not in shards:

@@ -74,7 +74,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     kind = transformers.BertTokenizer if _is_bert(folder) else transformers.CLIPTokenizer
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        if not tokenizer.model_max_length > 2:  # begin, end and something between
+            raise ValueError(f"model_max_length = {tokenizer.model_max_length}")
+        return tokenizer
     except Exception as error:  # the Rust tokenizers raise bare Exceptions
         raise UserError(f"{folder} holds a damaged tokenizer ({error}): copy or download it again") from error
 

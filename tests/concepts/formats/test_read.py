@@ -90,6 +90,12 @@ def test_the_two_files_of_diffusers_sdxl_script(steps, suffix, tmp_path):
         assert_vectors(concept, TWO)
     save({"<cat>": WIDE}, second)
     assert_vectors(Concept.load(first), ONE)
+    save({"clip_l": VECTORS, "clip_g": WIDE}, second)
+    assert_vectors(Concept.load(second), TWO)
+    save({"clip_l": OTHER, "clip_g": WIDE}, first)
+    assert_vectors(Concept.load(second), TWO)
+    save({"<fox>": VECTORS, "<cat>": OTHER}, first)
+    assert {concept.placeholder for concept in formats.read_all(first)} == {"<fox>", "<cat>"}
 
 
 def test_a_picture_of_a1111(tmp_path):

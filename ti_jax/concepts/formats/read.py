@@ -73,9 +73,11 @@ def read_all(path: epath.PathLike) -> list[Concept]:
     pair = _pair(file)
     if pair is None:
         return concepts
-    (first,), (second,) = map(_read, pair)
-    if first.placeholder != second.placeholder or first.num_vectors != second.num_vectors:
+    parts = [concept for file in pair for concept in _read(file)]
+    alike = {(part.placeholder, part.num_vectors, *part.vectors) for part in parts}
+    if len(parts) != 2 or len(alike) != 1 or list(parts[0].vectors) != ["text_encoder"]:
         return concepts
+    first, second = parts
     logger.info("%s and %s are read as one concept of two encoders", *pair)
     both = {"text_encoder": first.vectors["text_encoder"], "text_encoder_2": second.vectors["text_encoder"]}
     return [Concept(first.placeholder, both, first.metadata)]
