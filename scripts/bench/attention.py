@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec
 from ti_jax.models.attention import Implementation, attention
 from ti_jax.parallel.mesh import make_mesh
 
-KERNELS: dict[str, tuple[Implementation, ...]] = {"gpu": ("cudnn",)}
+KERNELS: dict[str, tuple[Implementation, ...]] = {"gpu": ("cudnn",), "tpu": ("flash",)}
 REPEATS = 10  # in one dispatch
 
 
