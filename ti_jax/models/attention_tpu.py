@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,13 +54,13 @@ def flash(
         block_kv_dq=k_block,
     )
     everything = masks.MultiHeadMask([masks.FullMask((q_length, k_length))] * heads)
-    kernel = kernels.make_splash_mha_single_device(everything, block_sizes=blocks, interpret=interpret)
+    kernel: Any = kernels.make_splash_mha_single_device(everything, block_sizes=blocks, interpret=interpret)
     segments = None
     if k_length != keys:
         segments = kernels.SegmentIds(jnp.ones(q_length, jnp.int32), (jnp.arange(k_length) < keys).astype(jnp.int32))
     scaled = query * jnp.asarray(1.0 / math.sqrt(size), query.dtype)
     arrays = (_laid_out(scaled, q_length, width), *(_laid_out(x, k_length, width) for x in (key, value)))
-    attended: Array = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(*arrays)
+    attended = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(*arrays)
     return attended[:, :, :queries, :size].transpose(0, 2, 1, 3)
 
 
