@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +37,24 @@ def example_losses(
     wanted = target(schedule, examples.latents, examples.noise, examples.timesteps)
     predicted = predict(networks["unet"], noisy, examples.timesteps, conditions, examples.sizes)
     return jnp.mean(jnp.square(predicted - wanted), axis=(1, 2, 3))
+
+
+def loss_scale(unet: Any, latents: Sequence[int]) -> float:
+    """What a loss is multiplied by before it is differentiated, and its gradient divided by in float32.
+
+    The slope of a mean over a picture is as small as the picture is large, and float16 has nothing between 6e-8 and
+    zero: there the slope of the sum is taken instead (static loss scaling: Micikevicius et al. 2018, arXiv 1710.03740).
+
+    Args:
+        unet: the frozen module.
+        latents: height, width and channels.
+
+    Returns:
+        a power of two, by which nothing is rounded; 1 for all types with float32's range.
+    """
+    if unet.dtype != jnp.float16:
+        return 1.0
+    return 2.0 ** round(math.log2(math.prod(latents)))
 
 
 def slot_losses(

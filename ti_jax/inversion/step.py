@@ -19,7 +19,7 @@ from ti_jax.compilation import compiler_options
 from ti_jax.config import InversionConfig
 from ti_jax.diffusion.schedule import NoiseSchedule, min_snr_weights
 from ti_jax.inversion.draws import draw_examples, fixed_examples
-from ti_jax.inversion.objective import example_losses, slot_losses
+from ti_jax.inversion.objective import example_losses, loss_scale, slot_losses
 from ti_jax.inversion.optimizer import (
     gradient_transformation,
     optimizer_update,
@@ -171,6 +171,7 @@ def _gradients(
     passes = config.gradient_accumulation
     batch = config.batch_size // data_parallel  # of this device
     offset = jax.lax.axis_index("data") * batch
+    scale = loss_scale(networks["unet"], inputs.latent_mean.shape[-3:])
 
     def objective(vectors: dict[str, Array], first: Int32[Array, ""]) -> tuple[Array, Array]:
         indices = first + offset + jnp.arange(batch)
@@ -182,10 +183,11 @@ def _gradients(
         if config.min_snr_gamma is not None:
             weights = min_snr_weights(schedule, examples.timesteps, config.min_snr_gamma)
         # Slots do not share vectors, so the gradient of the sum holds each slot's own gradient.
-        return jnp.sum(jnp.mean(weights * losses, axis=1)), jnp.mean(losses, axis=1)
+        return scale * jnp.sum(jnp.mean(weights * losses, axis=1)), jnp.mean(losses, axis=1)
 
     def accumulate(total: Any, index: Int32[Array, ""]) -> tuple[Any, None]:
         (_, loss), gradients = jax.value_and_grad(objective, has_aux=True)(state.vectors, index * config.batch_size)
+        gradients = jax.tree.map(lambda x: x / scale, gradients)
         return jax.tree.map(lambda t, x: t + x / passes, total, (loss, gradients)), None
 
     zero = (jnp.zeros_like(inputs.learning_rate), jax.tree.map(jnp.zeros_like, state.vectors))
