@@ -13,6 +13,7 @@ from jaxtyping import Array, Float32
 from ti_jax.conditioning import encode_prompts, predict
 from ti_jax.diffusion.schedule import NoiseSchedule, add_noise, target
 from ti_jax.inversion.draws import Examples
+from ti_jax.models.unet_blocks import Remat
 
 
 def example_losses(
@@ -20,6 +21,8 @@ def example_losses(
     schedule: NoiseSchedule,
     vectors: Mapping[str, Float32[Array, "*batch n width"]],
     examples: Examples,
+    *,
+    remat: Remat = "none",
 ) -> Float32[Array, " b"]:
     """Mean squared error of each example, unweighted.
 
@@ -28,6 +31,7 @@ def example_losses(
         schedule: of the noise; its prediction type says what the network is asked for.
         vectors: by encoder, one set for all examples or one an example.
         examples: a flat batch.
+        remat: what the backward pass computes again.
 
     Returns:
         the mean over height, width and channels of the squared difference to the target, in float32.
@@ -35,7 +39,7 @@ def example_losses(
     conditions = encode_prompts(networks, examples.prompts, vectors)
     noisy = add_noise(schedule, examples.latents, examples.noise, examples.timesteps)
     wanted = target(schedule, examples.latents, examples.noise, examples.timesteps)
-    predicted = predict(networks["unet"], noisy, examples.timesteps, conditions, examples.sizes)
+    predicted = predict(networks["unet"], noisy, examples.timesteps, conditions, examples.sizes, remat=remat)
     return jnp.mean(jnp.square(predicted - wanted), axis=(1, 2, 3))
 
 
@@ -62,6 +66,8 @@ def slot_losses(
     schedule: NoiseSchedule,
     vectors: Mapping[str, Float32[Array, "slots n width"]],
     examples: Examples,
+    *,
+    remat: Remat = "none",
 ) -> Float32[Array, "slots batch"]:
     """`example_losses` of many concepts as one flat batch.
 
@@ -70,6 +76,7 @@ def slot_losses(
         schedule: of the noise.
         vectors: by encoder, one set a slot.
         examples: with leading axes [slots, batch].
+        remat: what the backward pass computes again.
 
     Returns:
         the loss of each example of each slot.
@@ -77,4 +84,4 @@ def slot_losses(
     slots, batch = examples.timesteps.shape
     flat = jax.tree.map(lambda x: x.reshape(slots * batch, *x.shape[2:]), examples)
     owners = {name: jnp.repeat(v, batch, axis=0) for name, v in vectors.items()}
-    return example_losses(networks, schedule, owners, flat).reshape(slots, batch)
+    return example_losses(networks, schedule, owners, flat, remat=remat).reshape(slots, batch)

@@ -178,7 +178,7 @@ def _gradients(
         examples = jax.vmap(draw_examples, in_axes=(0, 0, None, None))(
             inputs, state.step, indices, schedule.num_timesteps
         )
-        losses = slot_losses(networks, schedule, vectors, examples)
+        losses = slot_losses(networks, schedule, vectors, examples, remat=config.remat)
         weights = jnp.ones_like(losses)
         if config.min_snr_gamma is not None:
             weights = min_snr_weights(schedule, examples.timesteps, config.min_snr_gamma)
