@@ -31,6 +31,8 @@ from ti_jax.inversion.slots import SlotInputs, SlotState, active
 from ti_jax.inversion.stopping import add_loss, has_settled
 
 Networks = Mapping[str, Any]
+STEP_SCOPE = "optimizer_step"
+"""Under this name a step is found in profiles and in compiled programs."""
 
 
 class ChunkLog(NamedTuple):
@@ -105,7 +107,8 @@ def _chunk(
     empty = jnp.full((config.evaluate_every + 1, slots), jnp.nan, jnp.float32)
 
     def step(state: SlotState) -> tuple[SlotState, tuple[Array, Array, Array]]:
-        return _step(networks, schedule, vocabulary_norm, state, inputs, config, data_parallel)
+        with jax.named_scope(STEP_SCOPE):
+            return _step(networks, schedule, vocabulary_norm, state, inputs, config, data_parallel)
 
     def rest(state: SlotState) -> tuple[SlotState, tuple[Array, Array, Array]]:
         return state, (nothing, nothing, nothing)

@@ -1,0 +1,233 @@
+"""Compiles what `invert-many` runs for devices that are not here, and reads in the program what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from ti_jax.config import InversionConfig, with_model_defaults
+from ti_jax.inversion.bounds import Bounds
+from ti_jax.inversion.engine import compiled_config
+from ti_jax.inversion.step import STEP_SCOPE, chunk_program
+from ti_jax.parallel.mesh import make_mesh
+from ti_jax.pipeline import Pipeline
+from ti_jax.planning.abstract import chunk_arguments, likely_bounds
+from ti_jax.planning.arithmetic import Unknown, count_flops, find_scope
+from ti_jax.planning.hlo import Program
+from ti_jax.planning.topologies import Topology
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run costs; None where that is not known. All but `devices`, `slots` and `slots_that_fit` is of one device,
+    and what is of a step is of one optimiser step of all its slots."""
+
+    model: str
+    topology: str
+    devices: int
+    """How many have work."""
+    slots: int
+    batch_size: int
+    resolution: int
+    num_vectors: int
+    dtype: str
+    fits: bool
+    peak_bytes: int | None
+    """The most that is held at a time: networks, slots, and what a step or an evaluation keeps for a while."""
+    device_bytes: int
+    """What a device has for programs."""
+    flops: float | None
+    """Of a step: additions and multiplications of matrix products and convolutions."""
+    bytes_accessed: float | None
+    """Of a step: operands and results of all kernels."""
+    memory_bytes: float | None
+    """Of these, what goes to the device's memory; the rest stays on the chip between kernels."""
+    arithmetic_seconds: float | None
+    """What `flops` takes at the device's peak."""
+    memory_seconds: float | None
+    """What `memory_bytes` take at the device's peak."""
+    bound_seconds: float | None
+    """The larger of these two: a step cannot be faster."""
+    bound: str | None
+    """Which it is: arithmetic or memory."""
+    collectives: Mapping[str, Mapping[str, float]] | None
+    """What a step exchanges with other devices: count and bytes by kind; nothing in it where there is nothing."""
+    slots_that_fit: int | None
+    """Of all devices together, with this batch size; None if it was not looked for."""
+    compile_seconds: float
+    source: str
+    """Whose numbers these are."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one compilation tells."""
+
+    fits: bool
+    peak: int | None
+    program: Program | None
+    """None if it did not compile, for lack of memory."""
+    flops: float | None
+    devices: int
+
+
+def plan(
+    pipeline: Pipeline, config: InversionConfig, topology: Topology, devices: Sequence[Any], *, slots: int, search: bool
+) -> Plan:
+    """What a run of `invert-many` costs on devices that are not here.
+
+    Args:
+        pipeline: the model, whose networks may be abstract.
+        config: as the user gave it.
+        topology: what the devices are.
+        devices: from `devices_of(topology)`.
+        slots: concepts learned at a time.
+        search: whether to look for the most slots that fit, which compiles at least twice more.
+
+    Returns:
+        the costs.
+    """
+    began = time.perf_counter()
+    config = with_model_defaults(config, pipeline.inversion_defaults)
+    bounds, chip = likely_bounds(pipeline, config), topology.chip
+    resolution = config.data.resolution or pipeline.resolution
+
+    def compiled(slots: int) -> Compiled:
+        logger.info("compiling for %d slots; this takes minutes for a large model", slots)
+        return compile_chunk(pipeline, config, slots, bounds, devices, chip.memory)
+
+    asked = compiled(slots)
+    most = most_slots(compiled, {slots: asked}, len(devices), chip.memory) if search else None
+    step = None if asked.program is None else asked.program.branch(STEP_SCOPE)
+    moved = None if step is None or asked.program is None else asked.program.traffic(step)
+    arithmetic = None if asked.flops is None else asked.flops / chip.flops
+    memory = None if moved is None else moved.memory / chip.bandwidth
+    known = arithmetic is not None and memory is not None
+    return Plan(
+        model=pipeline.source,
+        topology=topology.name,
+        devices=asked.devices,
+        slots=slots,
+        batch_size=config.batch_size,
+        resolution=resolution,
+        num_vectors=bounds.vectors,
+        dtype=pipeline.precision.compute,
+        fits=asked.fits,
+        peak_bytes=asked.peak,
+        device_bytes=chip.memory,
+        flops=asked.flops,
+        bytes_accessed=None if moved is None else moved.total,
+        memory_bytes=None if moved is None else moved.memory,
+        arithmetic_seconds=arithmetic,
+        memory_seconds=memory,
+        bound_seconds=max(arithmetic, memory) if known else None,
+        bound=("arithmetic" if arithmetic > memory else "memory") if known else None,
+        collectives=None if step is None or asked.program is None else asked.program.collectives(step),
+        slots_that_fit=most,
+        compile_seconds=time.perf_counter() - began,
+        source=f"compiled by XLA of jax {jax.__version__} for {devices[0].device_kind or topology.name}, not run",
+    )
+
+
+def compile_chunk(
+    pipeline: Pipeline, config: InversionConfig, slots: int, bounds: Bounds, devices: Sequence[Any], memory: int
+) -> Compiled:
+    """Compiles a chunk of steps as the engine does.
+
+    Args:
+        pipeline: the model, whose networks may be abstract.
+        config: with the model's defaults filled in.
+        slots: concepts learned at a time.
+        bounds: what a slot has room for.
+        devices: of a topology.
+        memory: bytes that each has.
+
+    Returns:
+        what the program tells.
+    """
+    mesh = make_mesh(slots, config.batch_size, devices)
+    arguments = chunk_arguments(pipeline, config, slots, bounds, mesh)
+    traced = chunk_program(compiled_config(config), mesh).trace(*arguments)
+    platform = "tpu" if devices[0].platform == "tpu" else "cuda"
+    try:
+        flops = count_flops(find_scope(traced.jaxpr.jaxpr, STEP_SCOPE), platform)
+    except Unknown as reason:
+        logger.warning("its arithmetic is not known: %s", reason)
+        flops = None
+    try:
+        program = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Compiled(False, _peak_in(str(error)), None, flops, mesh.size)
+    held = program.memory_analysis()
+    assert held is not None
+    # Code is held too, and what is given away is counted among arguments and results.
+    peak = held.peak_memory_in_bytes + held.generated_code_size_in_bytes
+    return Compiled(peak <= memory, peak, Program(program.as_text()), flops, mesh.size)
+
+
+def _peak_in(message: str) -> int | None:
+    """The memory that a program would want, as the TPU's compiler says when there is less."""
+    found = re.search(r"Used ([\d.]+)([KMG]) of", message)
+    return None if found is None else int(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
+
+
+_TRIES = 3
+
+
+def most_slots(
+    compiled: Callable[[int], Compiled], known: Mapping[int, Compiled], devices: int, memory: int
+) -> int | None:
+    """The most slots that fit, in multiples of the number of devices.
+
+    Memory grows by the same with each slot, or nearly: a line through two programs says how many slots fit, a third
+    confirms it, and is the next guess's second point if it does not.
+
+    Args:
+        compiled: compiles for a number of slots.
+        known: what was compiled already.
+        devices: how many.
+        memory: bytes that each has.
+
+    Returns:
+        a number that was compiled and fits; 0 if not even one slot a device does; None if the compiler does not say
+        what a program wants.
+    """
+    tried = {slots: result for slots, result in known.items() if slots % devices == 0}
+
+    def attempt(slots: int) -> Compiled:
+        if slots not in tried:
+            tried[slots] = compiled(slots)
+        return tried[slots]
+
+    if not attempt(devices).fits:
+        return 0
+    if len(tried) == 1:
+        attempt(2 * devices)
+    for _ in range(_TRIES):
+        peaks = sorted((slots, result.peak) for slots, result in tried.items() if result.peak is not None)
+        if len(peaks) < 2:
+            return None
+        (few, less), (many, more) = peaks[-2:]
+        room = few + (memory - less) * (many - few) / max(more - less, 1)
+        guess = max(devices, math.floor(room / devices) * devices)
+        if guess in tried:
+            break
+        attempt(guess)
+    return max(slots for slots, result in tried.items() if result.fits)
+
+
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """JSON values."""
+    return dataclasses.asdict(plan)
