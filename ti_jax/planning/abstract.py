@@ -101,9 +101,7 @@ def _placed(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
-def _slots(
-    pipeline: Pipeline, config: InversionConfig, slots: int, bounds: Bounds
-) -> tuple[SlotState, SlotInputs]:
+def _slots(pipeline: Pipeline, config: InversionConfig, slots: int, bounds: Bounds) -> tuple[SlotState, SlotInputs]:
     """State and inputs of empty slots."""
     resolution = config.data.resolution or pipeline.resolution
     latents = (slots, bounds.pictures, 2 if config.data.flip else 1, *pipeline.latent_shape(resolution, resolution))
@@ -128,7 +126,5 @@ def _slots(
         num_prompts=jnp.zeros((slots, bounds.pictures), jnp.int32),
         vector_mask={name: jnp.zeros((slots, bounds.vectors), bool) for name in pipeline.widths},
     )
-    vectors = {
-        name: jnp.zeros((slots, bounds.vectors, width), jnp.float32) for name, width in pipeline.widths.items()
-    }
+    vectors = {name: jnp.zeros((slots, bounds.vectors, width), jnp.float32) for name, width in pipeline.widths.items()}
     return initial_state(vectors, config), inputs

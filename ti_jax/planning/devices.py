@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,8 +27,6 @@ _COMMON_TO_GPUS = {
     "thread_dim_limit_y": 1024,
     "thread_dim_limit_z": 64,
 }
-_CUDNN = (9, 10, 0)
-_CUDA = (13, 0, 0)
 
 
 def devices_of(topology: Topology) -> Sequence[Any]:
@@ -73,37 +71,25 @@ def _gpus(topology: Topology) -> Sequence[Any]:
 
 def _target_config(chip: Chip) -> str:
     """XLA's GpuTargetConfigProto as text."""
-    fields = {
+    assert chip.capability is not None
+    major, minor = chip.capability
+    capability = {"major": major, "minor": minor}
+    if chip.capability >= (9, 0):
+        capability["feature_extension"] = "ACCELERATED_FEATURES"
+    device = {
         **_COMMON_TO_GPUS,
+        **chip.target,
         "device_memory_size": chip.memory,
         "memory_bandwidth": int(chip.bandwidth),
-        **chip.target,
+        "cuda_compute_capability": capability,
     }
-    lines = [f"{name}{'' if str(value).startswith('{') else ':'} {value}" for name, value in fields.items()]
-    dnn, runtime = (
-        f"{{ major: {major} minor: {minor} patch: {patch} }}" for major, minor, patch in (_CUDNN, _CUDA)
+    versions = {"dnn_version_info": {"major": 9, "minor": 10}, "runtime_version": {"major": 13}}
+    return _as_text({"gpu_device_info": device, "platform_name": '"CUDA"', **versions})
+
+
+def _as_text(fields: Mapping[str, Any]) -> str:
+    """A protocol buffer's text format."""
+    return " ".join(
+        f"{name} {{ {_as_text(value)} }}" if isinstance(value, Mapping) else f"{name}: {value}"
+        for name, value in fields.items()
     )
-    return (
-        f'gpu_device_info {{ {" ".join(lines)} }} platform_name: "CUDA" '
-        f"dnn_version_info {dnn} runtime_version {runtime}"
-    )
-
-
-def let_cudnn_be_chosen(chip: Chip) -> None:
-    """Lets jax take cuDNN's attention, about which it would ask a GPU and a library that are not here.
-
-    Args:
-        chip: that is planned for; of this process there is no other use afterwards.
-    """
-    from jax._src.cudnn import fused_attention_stablehlo as attention
-
-    capability = 9 if "major: 9" in str(chip.target["cuda_compute_capability"]) else 8
-    version = _CUDNN[0] * 10_000 + _CUDNN[1] * 100 + _CUDNN[2]
-    replacements = {
-        "check_cudnn_version": lambda: version,
-        "check_compute_capability": lambda wanted: capability >= float(wanted),
-        "is_cuda_compute_capability_equal": lambda wanted: capability == float(wanted),
-    }
-    for name, replacement in replacements.items():
-        if hasattr(attention, name):
-            setattr(attention, name, replacement)

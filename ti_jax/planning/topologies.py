@@ -26,7 +26,9 @@ class Chip:
     bandwidth: float
     """Peak of its memory, bytes a second."""
     target: Mapping[str, int | str]
-    """What XLA's compiler wants to know of it."""
+    """What else XLA's compiler wants to know of it."""
+    capability: tuple[int, int] | None = None
+    """Of CUDA, if it has it."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ _GPUS = {
             "l2_cache_size": 52_428_800,
             "shared_memory_per_core": 233_472,
             "shared_memory_per_block_optin": 232_448,
-            "cuda_compute_capability": "{ major: 9 feature_extension: ACCELERATED_FEATURES }",
         },
+        (9, 0),
     ),
     "a100": Chip(
         "cuda",
@@ -78,8 +80,8 @@ _GPUS = {
             "l2_cache_size": 41_943_040,
             "shared_memory_per_core": 167_936,
             "shared_memory_per_block_optin": 166_912,
-            "cuda_compute_capability": "{ major: 8 }",
         },
+        (8, 0),
     ),
 }
 CHIPS: Mapping[str, Chip] = {**_TPUS, **_GPUS}

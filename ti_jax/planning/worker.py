@@ -6,6 +6,7 @@ A request comes as JSON on stdin. What goes out on stdout is JSON, a line each: 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,8 +15,9 @@ from typing import Any, TextIO
 
 from ti_jax.config import BoundsConfig, DataConfig, InversionConfig, OptimizerConfig, StoppingConfig
 from ti_jax.errors import UserError
+from ti_jax.models.attention_gpu import planned_for
 from ti_jax.planning.abstract import open_architecture
-from ti_jax.planning.devices import devices_of, let_cudnn_be_chosen
+from ti_jax.planning.devices import devices_of
 from ti_jax.planning.plan import as_dict, plan
 from ti_jax.planning.topologies import topology
 from ti_jax.pipeline import abstract_pipeline
@@ -36,12 +38,19 @@ def main() -> None:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     where = topology(request["topology"])
     devices = devices_of(where)
-    if where.chip.platform == "cuda":
-        let_cudnn_be_chosen(where.chip)
     files = open_architecture(request["model"], **request["options"])
     pipeline = abstract_pipeline(request["model"], files, dtype=request["dtype"], device=devices[0])
-    config = _config(request["config"])
-    return as_dict(plan(pipeline, config, where, devices, slots=request["slots"], search=request["search"]))
+    card = where.chip.capability
+    with contextlib.nullcontext() if card is None else planned_for(card):
+        costs = plan(
+            pipeline,
+            _config(request["config"]),
+            where,
+            devices,
+            slots=request["slots"],
+            search=request["search"],
+        )
+    return as_dict(costs)
 
 
 def _config(values: dict[str, Any]) -> InversionConfig:
