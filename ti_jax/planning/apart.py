@@ -93,7 +93,8 @@ def plan(
 
 def _talk(process: subprocess.Popen[str], request: Mapping[str, Any]) -> dict[str, Any] | None:
     """The answer to a request, if there is one."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     with process.stdin as stdin:
         json.dump(request, stdin)
     for line in process.stdout:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ti_jax.errors import UserError
 
@@ -41,8 +41,8 @@ class Topology:
     """Devices along each axis."""
 
 
-# Peaks: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e. Memory: what XLA for TPU says is available, which is the 32, 16, 95
-# and 32 GB of those pages less what the system keeps.
+# Peaks: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e. Memory: what XLA for TPU says is available, less than the 32, 16,
+# 95 and 32 GB of those pages.
 _GIB = 2**30
 _TPUS = {
     "v4": Chip("tpu", int(30.75 * _GIB), 275e12, 1228e9, {"generation": "v4", "configuration": "megacore"}),
@@ -122,7 +122,7 @@ def topology(name: str) -> Topology:
     if name.lower() in TOPOLOGIES:
         return TOPOLOGIES[name.lower()]
     near = difflib.get_close_matches(name.lower(), TOPOLOGIES, n=1)
+    hint = f": did you mean {near[0]}?" if near else "."
     raise UserError(
-        f"there is no topology {name!r}{f': did you mean {near[0]}?' if near else ''} It is what one host has, for hosts "
-        f"work alone: {', '.join(TOPOLOGIES)}"
+        f"there is no topology {name!r}{hint} Give what one host has, since hosts work alone: {', '.join(TOPOLOGIES)}"
     )

@@ -11,16 +11,17 @@ import json
 import logging
 import os
 import sys
+import traceback
 from typing import Any, TextIO
 
 from ti_jax.config import BoundsConfig, DataConfig, InversionConfig, OptimizerConfig, StoppingConfig
 from ti_jax.errors import UserError
 from ti_jax.models.attention_gpu import planned_for
+from ti_jax.pipeline import abstract_pipeline
 from ti_jax.planning.abstract import open_architecture
 from ti_jax.planning.devices import devices_of
 from ti_jax.planning.plan import as_dict, plan
 from ti_jax.planning.topologies import topology
-from ti_jax.pipeline import abstract_pipeline
 
 
 def main() -> None:
@@ -32,6 +33,9 @@ def main() -> None:
         answer = {"plan": _answer(json.load(sys.stdin))}
     except UserError as error:
         answer = {"error": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        answer = {"error": f"the compiler failed with {type(error).__name__}: {error} (--debug shows where)"}
     print(json.dumps(answer), file=answers)
 
 
