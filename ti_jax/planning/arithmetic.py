@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 class Unknown(Exception):
     """A number that cannot be had."""
 
 
-def count_flops(jaxpr: core.Jaxpr, platform: str) -> float:
+def count_flops(jaxpr: core.Jaxpr, platform: str) -> int:
     """Operations of a program run once.
 
     Args:
@@ -32,10 +33,15 @@ def count_flops(jaxpr: core.Jaxpr, platform: str) -> float:
     Raises:
         Unknown: if there is a loop of unknown length with products in it.
     """
+    # What nobody reads is not compiled.
+    return _count_all(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0], platform)
+
+
+def _count_all(jaxpr: core.Jaxpr, platform: str) -> int:
     return sum(_count(equation, platform) for equation in jaxpr.eqns)
 
 
-def attention_flops(batch: int, heads: int, queries: int, keys: int, head_dim: int, *, backward: bool = False) -> float:
+def attention_flops(batch: int, heads: int, queries: int, keys: int, head_dim: int, *, backward: bool = False) -> int:
     """Operations of an attention kernel that never keeps the matrix of scores (FlashAttention, arXiv 2205.14135).
 
     Args:
@@ -49,7 +55,7 @@ def attention_flops(batch: int, heads: int, queries: int, keys: int, head_dim: i
     Returns:
         those of two products forward, of five backward.
     """
-    return (5 if backward else 2) * 2.0 * batch * heads * queries * keys * head_dim
+    return (5 if backward else 2) * 2 * batch * heads * queries * keys * head_dim
 
 
 def find_scope(jaxpr: core.Jaxpr, scope: str) -> core.Jaxpr:
@@ -82,18 +88,18 @@ def _inner(equation: Any) -> list[core.Jaxpr]:
     return [value for value in opened if hasattr(value, "eqns")]
 
 
-def _count(equation: Any, platform: str) -> float:
+def _count(equation: Any, platform: str) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         ((contracting, _), _) = params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        return 2.0 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracting)
+        return 2 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracting)
     if name == "conv_general_dilated":
         return _convolution(equation)
     if name.startswith("dot_product_attention_"):  # cuDNN's
         (batch, queries, heads, head_dim), (_, keys, *_) = (equation.invars[i].aval.shape for i in (0, 1))
         return attention_flops(batch, heads, queries, keys, head_dim, backward="bwd" in name)
-    inner = [count_flops(program, platform) for program in _inner(equation)]
+    inner = [_count_all(program, platform) for program in _inner(equation)]
     if name == "cond":
         chosen = params.get("branches_platforms")
         return max(inner) if chosen is None else inner[_choice(chosen, platform)]
@@ -111,7 +117,7 @@ def _choice(branches: Sequence[Sequence[str] | None], platform: str) -> int:
     return next(i for i, names in enumerate(branches) if names is None or platform in names)
 
 
-def _convolution(equation: Any) -> float:
+def _convolution(equation: Any) -> int:
     """Products that are not with padding, nor with the zeros between dilated values."""
     params, (picture, kernel) = equation.params, (v.aval.shape for v in equation.invars)
     numbers, out = params["dimension_numbers"], equation.outvars[0].aval.shape
@@ -124,4 +130,4 @@ def _convolution(equation: Any) -> float:
         dilation = params["lhs_dilation"][i]
         pairs *= int(np.sum((seen >= 0) & (seen % dilation == 0) & (seen // dilation < picture[axis])))
     batch, features = out[numbers.out_spec[0]], out[numbers.out_spec[1]]
-    return 2.0 * pairs * batch * features * kernel[numbers.rhs_spec[1]] / params["batch_group_count"]
+    return 2 * pairs * batch * features * kernel[numbers.rhs_spec[1]]

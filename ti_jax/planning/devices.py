@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -53,7 +52,7 @@ def _tpus(topology: Topology) -> Sequence[Any]:
         platform="tpu",
         topology_name=f"{target['generation']}:{'x'.join(map(str, topology.shape))}",
         chip_config_name=target["configuration"],
-        **(one if math.prod(topology.shape) == 1 else {}),
+        **(one if topology.size == 1 else {}),
     )
     return described.devices
 

@@ -46,7 +46,7 @@ class Plan:
     """The most that is held at a time: networks, slots, and what a step or an evaluation keeps for a while."""
     device_bytes: int
     """What a device has for programs."""
-    flops: float | None
+    flops: int | None
     """Of a step: additions and multiplications of matrix products and convolutions."""
     bytes_accessed: float | None
     """Of a step: operands and results of all kernels."""
@@ -77,7 +77,7 @@ class Compiled:
     peak: int | None
     program: Program | None
     """None if it did not compile, for lack of memory."""
-    flops: float | None
+    flops: int | None
     devices: int
 
 

@@ -7,6 +7,7 @@ what it costs alone.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -39,6 +40,11 @@ class Topology:
     chip: Chip
     shape: tuple[int, ...]
     """Devices along each axis."""
+
+    @property
+    def size(self) -> int:
+        """How many devices."""
+        return math.prod(self.shape)
 
 
 # Peaks: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e. Memory: what XLA for TPU says is available, less than the 32, 16,
