@@ -74,7 +74,7 @@ def plan(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if debug else said,
-            env={**os.environ, **ENVIRONMENT},
+            env=_environment(),
             text=True,
         )
         try:
@@ -89,6 +89,11 @@ def plan(
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["plan"]
+
+
+def _environment() -> dict[str, str]:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {ENVIRONMENT['XLA_FLAGS']}"
+    return {**os.environ, **ENVIRONMENT, "XLA_FLAGS": flags}
 
 
 def _talk(process: subprocess.Popen[str], request: Mapping[str, Any]) -> dict[str, Any] | None:

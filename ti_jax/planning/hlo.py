@@ -39,15 +39,15 @@ _SLICES = {"dynamic-slice", "slice", "gather"}
 class Traffic:
     """Bytes moved."""
 
-    total: float = 0.0
+    total: int = 0
     """Operands and results of all kernels."""
-    memory: float = 0.0
+    memory: int = 0
     """Of these, what does not lie in memory on the chip."""
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(self.total + other.total, self.memory + other.memory)
 
-    def __mul__(self, times: float) -> Traffic:
+    def __mul__(self, times: int) -> Traffic:
         return Traffic(self.total * times, self.memory * times)
 
 
@@ -147,13 +147,13 @@ class Program:
             total += self._traffic_of(self.computations[computation], instruction)
         return total
 
-    def collectives(self, computation: str) -> dict[str, dict[str, float]]:
+    def collectives(self, computation: str) -> dict[str, dict[str, int]]:
         """What devices exchange while a computation runs once.
 
         Returns:
             `{"count": ..., "bytes": ...}` by kind, the bytes those of a device's results.
         """
-        found: dict[str, dict[str, float]] = {}
+        found: dict[str, dict[str, int]] = {}
         for instruction, times in self._all(computation):
             kind = instruction.operation.removesuffix("-start")
             if kind in _COLLECTIVES:
@@ -181,8 +181,9 @@ class Program:
             return max(map(self.traffic, instruction.called), key=lambda traffic: traffic.total)
         if operation in ("call", "async-start"):
             return self.traffic(instruction.called[0])
-        if operation == "copy-start":  # whose result names the operand once more
-            return _size(_elements(instruction.shape)[0]) + _size(_elements(instruction.shape)[1])
+        if operation in ("copy-start", "slice-start"):  # whose result names the operand too
+            copy = _elements(instruction.shape)[0 if operation == "copy-start" else 1]
+            return _size(copy) + _part(place.instructions[instruction.operands[0]].shape, _size(copy).total)
         if operation in _SLICES:
             return _size(instruction.shape) * 2
         if operation == "dynamic-update-slice":
@@ -195,25 +196,30 @@ class Program:
         inside = self.computations[instruction.called[0]]
         total = self._written(inside, inside.root, instruction.shape)
         for parameter, operand in zip(inside.parameters, instruction.operands, strict=True):
-            size = _size(place.instructions[operand].shape)
-            total += size * min(1.0, self._read(inside, parameter) / max(size.total, 1.0))
+            total += _part(place.instructions[operand].shape, self._read(inside, parameter))
         return total
 
-    def _read(self, inside: Computation, value: Instruction) -> float:
-        """Bytes of a value that are looked at within a fusion."""
-        total = 0.0
+    def _read(self, inside: Computation, value: Instruction) -> int | None:
+        """Bytes of a value that are looked at within a fusion; None for all of them."""
+        total = 0
         for user in inside.users[value.name]:
             first = user.operands[0] == value.name
             if user.operation == "bitcast":
-                total += self._read(inside, user)
+                parts = [self._read(inside, user)]
             elif user.operation in _SLICES and first:
-                total += _size(user.shape).total
+                parts = [_size(user.shape).total]
+            elif user.operation == "dynamic-update-slice" and first:
+                parts = [0]  # it is written into, and not read
             elif user.operation == "fusion":
                 nested = self.computations[user.called[0]]
                 places = [i for i, operand in enumerate(user.operands) if operand == value.name]
-                total += sum(self._read(nested, nested.parameters[i]) for i in places)
-            elif not (user.operation == "dynamic-update-slice" and first):  # which writes into it and reads nothing
-                return math.inf
+                parts = [self._read(nested, nested.parameters[i]) for i in places]
+            else:
+                return None
+            for part in parts:
+                if part is None:
+                    return None
+                total += part
         return total
 
     def _written(self, inside: Computation, root: Instruction, shape: str) -> Traffic:
@@ -222,8 +228,7 @@ class Program:
             parts = zip(root.operands, _elements(shape), strict=True)
             return sum((self._written(inside, inside.instructions[name], part) for name, part in parts), Traffic())
         if root.operation == "dynamic-update-slice":
-            share = _size(inside.instructions[root.operands[1]].shape).total / max(_size(shape).total, 1.0)
-            return _size(shape) * share
+            return _part(shape, _size(inside.instructions[root.operands[1]].shape).total)
         return _size(shape)
 
     def _trips(self, loop: Instruction) -> int:
@@ -266,14 +271,28 @@ def _elements(shape: str) -> list[str]:
 
 
 def _size(shape: str) -> Traffic:
-    """Bytes of an array or a tuple."""
-    total = memory = 0.0
+    """Bytes of an array or a tuple, with the padding to whole tiles that a TPU's layout has."""
+    total = memory = 0
     for kind, sides, layout in _ARRAY.findall(shape):
+        lengths = [int(side) for side in sides.split(",") if side]
+        order = [int(axis) for axis in re.findall(r"\d+", layout.split(":")[0])]
+        tile = re.search(r"T\(([\d,]+)\)", layout)
+        sizes = [int(side) for side in tile[1].split(",")] if tile else []
+        for axis, side in zip(order, reversed(sizes), strict=False):
+            lengths[axis] = -(-lengths[axis] // side) * side
         bits = _BITS.get(kind) or int((re.search(r"\d+", kind) or ["0"])[0])
-        size = math.prod(map(int, filter(None, sides.split(",")))) * bits / 8
+        size = -(-math.prod(lengths) * bits // 8)
         total += size
-        memory += 0.0 if re.search(r"S\(\d+\)", layout) else size
+        memory += 0 if re.search(r"S\(\d+\)", layout) else size
     return Traffic(total, memory)
+
+
+def _part(shape: str, size: int | None) -> Traffic:
+    """So many bytes of an array; all if None."""
+    whole = _size(shape)
+    if size is None or size >= whole.total:
+        return whole
+    return Traffic(size, size if whole.memory else 0)
 
 
 def _result(instruction: Instruction) -> Traffic:

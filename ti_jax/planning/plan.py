@@ -48,9 +48,9 @@ class Plan:
     """What a device has for programs."""
     flops: int | None
     """Of a step: additions and multiplications of matrix products and convolutions."""
-    bytes_accessed: float | None
+    bytes_accessed: int | None
     """Of a step: operands and results of all kernels."""
-    memory_bytes: float | None
+    memory_bytes: int | None
     """Of these, what goes to the device's memory; the rest stays on the chip between kernels."""
     arithmetic_seconds: float | None
     """What `flops` takes at the device's peak."""
@@ -60,7 +60,7 @@ class Plan:
     """The larger of these two: a step cannot be faster."""
     bound: str | None
     """Which it is: arithmetic or memory."""
-    collectives: Mapping[str, Mapping[str, float]] | None
+    collectives: Mapping[str, Mapping[str, int]] | None
     """What a step exchanges with other devices: count and bytes by kind; nothing in it where there is nothing."""
     slots_that_fit: int | None
     """Of all devices together, with this batch size; None if it was not looked for."""
@@ -172,8 +172,7 @@ def compile_chunk(
         return Compiled(False, _peak_in(str(error)), None, flops, mesh.size)
     held = program.memory_analysis()
     assert held is not None
-    # Code is held too, and what is given away is counted among arguments and results.
-    peak = held.peak_memory_in_bytes + held.generated_code_size_in_bytes
+    peak = held.peak_memory_in_bytes
     return Compiled(peak <= memory, peak, Program(program.as_text()), flops, mesh.size)
 
 
