@@ -1,6 +1,5 @@
 """`ti-jax plan`: real compilations for hardware that is not here, of a model so small that they take seconds."""
 
-import importlib.util
 import json
 import shutil
 
@@ -11,19 +10,22 @@ import pytest
 
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionConfig, with_model_defaults
+from ti_jax.errors import UserError
 from ti_jax.inversion.bounds import find_bounds
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.prepare import prepare
 from ti_jax.parallel.mesh import make_mesh
 from ti_jax.pipeline import abstract_pipeline
+from ti_jax.planning import devices
 from ti_jax.planning.abstract import chunk_arguments, likely_bounds, open_architecture
+from ti_jax.planning.devices import has_compiler
 from ti_jax.planning.plan import Compiled, most_slots
+from ti_jax.planning.topologies import topology
 from ti_jax.weights.hub import resolve
 
-for_tpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra plan-tpu")
-for_gpu = pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None,
-    reason="needs the extra plan-gpu",
+for_tpu, for_gpu = (
+    pytest.mark.skipif(not has_compiler(platform), reason=f"needs the extra plan-{extra}")
+    for platform, extra in (("tpu", "tpu"), ("cuda", "gpu"))
 )
 
 
@@ -121,6 +123,13 @@ def test_bad_usage(run):
     assert (status, error.count("did you mean h100?")) == (1, 1)
     status, _, error = run("plan", "--topology", "h100", "--slots", 0)
     assert (status, error.count("give 1 or more")) == (1, 1)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("v5e-1", "plan-tpu"), ("a100", "plan-gpu")])
+def test_a_compiler_that_is_missing(monkeypatch, name, extra):
+    monkeypatch.setattr(devices, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=rf'pip install "ti-jax\[{extra}\]"'):
+        devices.devices_of(topology(name))
 
 
 @pytest.mark.parametrize(("curve", "memory", "most"), [(0.0, 100, 40), (0.05, 100, 24), (0.0, 25, 2), (0.0, 19, 0)])

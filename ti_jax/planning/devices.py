@@ -28,6 +28,13 @@ _COMMON_TO_GPUS = {
 }
 
 
+def has_compiler(platform: str) -> bool:
+    """Whether the compiler for `tpu` or `cuda` is installed."""
+    if platform == "tpu":
+        return find_spec("libtpu") is not None
+    return find_spec("jax_plugins") is not None and find_spec("jax_plugins.xla_cuda13") is not None
+
+
 def devices_of(topology: Topology) -> Sequence[Any]:
     """Devices to compile for; nothing can be run on them.
 
@@ -40,12 +47,13 @@ def devices_of(topology: Topology) -> Sequence[Any]:
     Raises:
         UserError: if the compiler is not installed.
     """
+    if not has_compiler(topology.chip.platform):
+        extra = "plan-tpu" if topology.chip.platform == "tpu" else "plan-gpu"
+        raise UserError(f'the compiler for {topology.name} is not installed: pip install "ti-jax[{extra}]"')
     return (_tpus if topology.chip.platform == "tpu" else _gpus)(topology)
 
 
 def _tpus(topology: Topology) -> Sequence[Any]:
-    if find_spec("libtpu") is None:
-        raise UserError('planning for a TPU wants its compiler: pip install "ti-jax[plan-tpu]"')
     target = topology.chip.target
     one = {"chips_per_host_bounds": (1, 1, 1), "num_slices": 1, "wrap": (False,) * 3}
     described = topologies.get_topology_desc(
@@ -58,8 +66,6 @@ def _tpus(topology: Topology) -> Sequence[Any]:
 
 
 def _gpus(topology: Topology) -> Sequence[Any]:
-    if find_spec("jax_plugins") is None or find_spec("jax_plugins.xla_cuda13") is None:
-        raise UserError('planning for a GPU wants its compiler: pip install "ti-jax[plan-gpu]"')
     described = topologies.get_topology_desc(
         platform="cuda",
         topology="x".join(map(str, topology.shape)),
