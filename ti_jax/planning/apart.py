@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 from ti_jax.config import InversionConfig, as_dict
 from ti_jax.errors import UserError
@@ -83,12 +84,22 @@ def plan(
             process.kill()
             process.wait()
         if answer is None:
-            said.seek(0)
-            last = (said.read().strip().splitlines() or [f"exit status {process.returncode}"])[-1]
-            raise UserError(f"the compiler failed: {last} (--debug shows all it said)")
+            raise UserError(_why(process.returncode, said))
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["plan"]
+
+
+def _why(status: int, said: IO[str]) -> str:
+    """Why there was no answer."""
+    if status < 0:
+        return (
+            f"the compiler was ended by {signal.Signals(-status).name}: for Stable Diffusion it takes 7 GB and more of "
+            "this machine's memory, so free some or take a larger one"
+        )
+    said.seek(0)
+    last = (said.read().strip().splitlines() or [f"exit status {status}"])[-1]
+    return f"the compiler failed: {last} (--debug shows all it said)"
 
 
 def _environment() -> dict[str, str]:
