@@ -140,7 +140,7 @@ def test_the_most_slots(curve, memory, most, asked):
 
     def compile(slots):
         peak = round(18 + slots * 2 + curve * slots**2)
-        compiled[slots] = Compiled(peak <= memory, peak, None, None, 2)
+        compiled[slots] = Compiled(peak <= memory, peak, 2)
         return compiled[slots]
 
     found = most_slots(compile, {asked: compile(asked)}, 2, memory)

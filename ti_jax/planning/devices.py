@@ -78,7 +78,7 @@ def _target_config(chip: Chip) -> str:
     """XLA's GpuTargetConfigProto as text."""
     assert chip.capability is not None
     major, minor = chip.capability
-    capability = {"major": major, "minor": minor}
+    capability: dict[str, int | str] = {"major": major, "minor": minor}
     if chip.capability >= (9, 0):
         capability["feature_extension"] = "ACCELERATED_FEATURES"
     device = {

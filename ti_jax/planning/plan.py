@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.extend.core import Jaxpr
 
 from ti_jax.config import InversionConfig, with_model_defaults
 from ti_jax.inversion.bounds import Bounds
@@ -21,7 +22,7 @@ from ti_jax.parallel.mesh import make_mesh
 from ti_jax.pipeline import Pipeline
 from ti_jax.planning.abstract import chunk_arguments, likely_bounds
 from ti_jax.planning.arithmetic import Unknown, count_flops, find_scope
-from ti_jax.planning.hlo import Program
+from ti_jax.planning.hlo import Program, Traffic
 from ti_jax.planning.topologies import Topology
 
 logger = logging.getLogger(__name__)
@@ -71,14 +72,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one compilation tells."""
+    """What one compilation tells, of one device; None where it does not."""
 
     fits: bool
     peak: int | None
-    program: Program | None
-    """None if it did not compile, for lack of memory."""
-    flops: int | None
     devices: int
+    flops: int | None = None
+    moved: Traffic | None = None
+    collectives: Mapping[str, Mapping[str, int]] | None = None
 
 
 def plan(
@@ -100,7 +101,6 @@ def plan(
     began = time.perf_counter()
     config = with_model_defaults(config, pipeline.inversion_defaults)
     bounds, chip = likely_bounds(pipeline, config), topology.chip
-    resolution = config.data.resolution or pipeline.resolution
 
     def compiled(slots: int) -> Compiled:
         logger.info("compiling for %d slots; this takes minutes for a large model", slots)
@@ -108,31 +108,30 @@ def plan(
 
     asked = compiled(slots)
     most = most_slots(compiled, {slots: asked}, len(devices), chip.memory) if search else None
-    step = None if asked.program is None else asked.program.branch(STEP_SCOPE)
-    moved = None if step is None or asked.program is None else asked.program.traffic(step)
-    arithmetic = None if asked.flops is None else asked.flops / chip.flops
-    memory = None if moved is None else moved.memory / chip.bandwidth
-    known = arithmetic is not None and memory is not None
+    seconds: dict[str, float] = {}
+    if asked.flops is not None and asked.moved is not None:
+        seconds = {"arithmetic": asked.flops / chip.flops, "memory": asked.moved.memory / chip.bandwidth}
+    bound = max(seconds, key=seconds.__getitem__, default=None)
     return Plan(
         model=pipeline.source,
         topology=topology.name,
         devices=asked.devices,
         slots=slots,
         batch_size=config.batch_size,
-        resolution=resolution,
+        resolution=config.data.resolution or pipeline.resolution,
         num_vectors=bounds.vectors,
         dtype=pipeline.precision.compute,
         fits=asked.fits,
         peak_bytes=asked.peak,
         device_bytes=chip.memory,
         flops=asked.flops,
-        bytes_accessed=None if moved is None else moved.total,
-        memory_bytes=None if moved is None else moved.memory,
-        arithmetic_seconds=arithmetic,
-        memory_seconds=memory,
-        bound_seconds=max(arithmetic, memory) if known else None,
-        bound=("arithmetic" if arithmetic > memory else "memory") if known else None,
-        collectives=None if step is None or asked.program is None else asked.program.collectives(step),
+        bytes_accessed=None if asked.moved is None else asked.moved.total,
+        memory_bytes=None if asked.moved is None else asked.moved.memory,
+        arithmetic_seconds=seconds.get("arithmetic"),
+        memory_seconds=seconds.get("memory"),
+        bound_seconds=None if bound is None else seconds[bound],
+        bound=bound,
+        collectives=asked.collectives,
         slots_that_fit=most,
         compile_seconds=time.perf_counter() - began,
         source=f"compiled by XLA of jax {jax.__version__} for {devices[0].device_kind or topology.name}, not run",
@@ -158,22 +157,27 @@ def compile_chunk(
     mesh = make_mesh(slots, config.batch_size, devices)
     arguments = chunk_arguments(pipeline, config, slots, bounds, mesh)
     traced = chunk_program(compiled_config(config), mesh).trace(*arguments)
-    platform = "tpu" if devices[0].platform == "tpu" else "cuda"
+    flops = _flops(traced.jaxpr.jaxpr, "tpu" if devices[0].platform == "tpu" else "cuda")
     try:
-        flops = count_flops(find_scope(traced.jaxpr.jaxpr, STEP_SCOPE), platform)
-    except Unknown as reason:
-        logger.warning("its arithmetic is not known: %s", reason)
-        flops = None
-    try:
-        program = traced.lower().compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compiled(False, _peak_in(str(error)), None, flops, mesh.size)
-    held = program.memory_analysis()
+        return Compiled(False, _peak_in(str(error)), mesh.size, flops)
+    held = compiled.memory_analysis()
     assert held is not None
     peak = held.peak_memory_in_bytes
-    return Compiled(peak <= memory, peak, Program(program.as_text()), flops, mesh.size)
+    program = Program(compiled.as_text())
+    step = program.branch(STEP_SCOPE)
+    return Compiled(peak <= memory, peak, mesh.size, flops, program.traffic(step), program.collectives(step))
+
+
+def _flops(jaxpr: Jaxpr, platform: str) -> int | None:
+    try:
+        return count_flops(find_scope(jaxpr, STEP_SCOPE), platform)
+    except Unknown as reason:
+        logger.warning("its arithmetic is not known: %s", reason)
+        return None
 
 
 def _peak_in(message: str) -> int | None:
