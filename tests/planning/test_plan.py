@@ -134,17 +134,19 @@ def test_a_compiler_that_is_missing(monkeypatch, name, extra):
 
 @pytest.mark.parametrize(("curve", "memory", "most"), [(0.0, 100, 40), (0.05, 100, 24), (0.0, 25, 2), (0.0, 19, 0)])
 @pytest.mark.parametrize("asked", [1, 2, 8])
-def test_the_most_slots(curve, memory, most, asked):
-    """Memory that grows with slots, in a line or faster: two devices share 2 slots, and what is found was tried."""
+@pytest.mark.parametrize("told", [True, False])
+def test_the_most_slots(curve, memory, most, asked, told):
+    """Memory that grows with slots, in a line or faster, on two devices: what is found was tried, also where a compiler
+    does not tell what a program that does not fit would have wanted."""
     compiled = {}
 
     def compile(slots):
         peak = round(18 + slots * 2 + curve * slots**2)
-        compiled[slots] = Compiled(peak <= memory, peak, 2)
+        compiled[slots] = Compiled(peak <= memory, peak if told or peak <= memory else None, 2)
         return compiled[slots]
 
     found = most_slots(compile, {asked: compile(asked)}, 2, memory)
-    assert found == most
+    assert found == most if told else 0.8 * most <= found <= most
     assert found == 0 or compiled[found].fits
     assert len(compiled) <= 6
 

@@ -189,9 +189,7 @@ def _peak_in(message: str) -> int | None:
 _TRIES = 3
 
 
-def most_slots(
-    compiled: Callable[[int], Compiled], known: Mapping[int, Compiled], devices: int, memory: int
-) -> int | None:
+def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled], devices: int, memory: int) -> int:
     """The most slots that fit, in multiples of the number of devices.
 
     Memory grows by the same with each slot, or nearly: a line through two programs says how many slots fit, a third
@@ -204,8 +202,7 @@ def most_slots(
         memory: bytes that each has.
 
     Returns:
-        a number that was compiled and fits; 0 if not even one slot a device does; None if the compiler does not say
-        what a program wants.
+        a number that was compiled and fits; 0 if not even one slot a device does.
     """
     tried = {slots: result for slots, result in known.items() if slots % devices == 0}
 
@@ -214,16 +211,21 @@ def most_slots(
             tried[slots] = compiled(slots)
         return tried[slots]
 
+    def peaks() -> list[tuple[int, int]]:
+        return sorted((slots, result.peak) for slots, result in tried.items() if result.peak is not None)
+
     if not attempt(devices).fits:
         return 0
-    if len(tried) == 1:
+    if len(peaks()) < 2:
         attempt(2 * devices)
     for _ in range(_TRIES):
-        peaks = sorted((slots, result.peak) for slots, result in tried.items() if result.peak is not None)
-        if len(peaks) < 2:
-            return None
-        (few, less), (many, more) = peaks[-2:]
-        room = few + (memory - less) * (many - few) / max(more - less, 1)
+        most = max(slots for slots, result in tried.items() if result.fits)
+        too_many = min((slots for slots, result in tried.items() if not result.fits), default=None)
+        if too_many is not None and tried[too_many].peak is None:
+            room = (most + too_many) / 2
+        else:
+            (few, less), (many, more) = peaks()[-2:]
+            room = few + (memory - less) * (many - few) / max(more - less, 1)
         guess = max(devices, math.floor(room / devices) * devices)
         if guess in tried:
             break
