@@ -117,6 +117,21 @@ def test_steps_on_one_batch_bring_its_loss_down(stages):
     assert losses[-1] < 0.99 * losses[0]
 
 
+def test_samples(small_unet, small_unet_networks, tokenizer):
+    schedule = NoiseSchedule.from_config(export.SCHEDULER)
+    pictures = samples.sample_pictures(small_unet_networks, small_unet, tokenizer, schedule, ["a key"] * 3)
+    assert pictures.shape == (3, 64, 64, 3)
+    assert samples.contact_sheet(pictures, columns=2).size == (128, 128)
+
+
+def test_a_state_of_other_networks_is_refused(tmp_path):
+    optimizer = optax.sgd(0.1)
+    save_state(tmp_path / "state", new_state({"a": jnp.ones(3)}, optimizer), {"hours": 1.5})
+    assert load_state(tmp_path / "state", new_state({"a": jnp.zeros(3)}, optimizer))[1] == {"hours": 1.5}
+    with pytest.raises(ValueError, match="of other sizes"):
+        load_state(tmp_path / "state", new_state({"a": jnp.zeros(4)}, optimizer))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["v5e-1", "h100"])
 @pytest.mark.parametrize("stages", ["vae", "clip", "unet", "classifier"], indirect=True)
@@ -132,21 +147,6 @@ def test_steps_compile_for_accelerators(stages, name, monkeypatch):
     )
     compiled = jax.jit(stage.step, donate_argnums=0).lower(state, batch, key).compile()
     assert 0 < compiled.memory_analysis().peak_memory_in_bytes < where.chip.memory
-
-
-def test_samples(small_unet, small_unet_networks, tokenizer):
-    schedule = NoiseSchedule.from_config(export.SCHEDULER)
-    pictures = samples.sample_pictures(small_unet_networks, small_unet, tokenizer, schedule, ["a key"] * 3)
-    assert pictures.shape == (3, 64, 64, 3)
-    assert samples.contact_sheet(pictures, columns=2).size == (128, 128)
-
-
-def test_a_state_of_other_networks_is_refused(tmp_path):
-    optimizer = optax.sgd(0.1)
-    save_state(tmp_path / "state", new_state({"a": jnp.ones(3)}, optimizer), {"hours": 1.5})
-    assert load_state(tmp_path / "state", new_state({"a": jnp.zeros(3)}, optimizer))[1] == {"hours": 1.5}
-    with pytest.raises(ValueError, match="of other sizes"):
-        load_state(tmp_path / "state", new_state({"a": jnp.zeros(4)}, optimizer))
 
 
 def test_learning_rate():
