@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -79,3 +80,18 @@ def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
 def test_jit_takes_what_that_of_jax_takes():
     scaled = compilation.jit(lambda x, *, by: x * len(by), static_argnames="by")
     assert scaled(jnp.float32(2.0), by="abc") == 6.0
+
+
+def test_memory_of_a_long_compilation_is_given_back(monkeypatch):
+    """Of each long one, and once however often it is asked for."""
+    trimmed = []
+    library = types.SimpleNamespace(malloc_trim=trimmed.append)
+    monkeypatch.setattr(compilation.ctypes, "CDLL", lambda _: library)
+    compilation.give_back_memory_of_compiler.cache_clear()
+    for _ in range(2):
+        compilation.give_back_memory_of_compiler()
+    jax.jit(lambda x: x + 2.5)(1.0)
+    assert not trimmed
+    monkeypatch.setattr(compilation, "_LONG", 0.0)
+    jax.jit(lambda x: x + 3.5)(1.0)
+    assert trimmed == [0]

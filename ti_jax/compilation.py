@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.monitoring
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +22,7 @@ _CPU_OPTIONS = {
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 _CACHE_BYTES = 4 * 2**30
+_LONG = 5.0  # seconds of compiling from which memory is worth giving back
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -80,3 +83,18 @@ def keep_compiled_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+
+
+@functools.cache
+def give_back_memory_of_compiler() -> None:
+    """From now on, what a long compilation has freed goes back to the system before its program runs.
+
+    glibc would keep it: of a step of Stable Diffusion 1.5 on a CPU 0.65 GB, beside the step's own memory.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+
+    def after(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.endswith("backend_compile_duration") and duration_secs > _LONG and trim is not None:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(after)

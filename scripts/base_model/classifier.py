@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from captions import STYLES
 from drawings import Drawings
-from feed import VALIDATION, batches, to_float
+from feed import VALIDATION, Feed, to_float
 from flax import nnx
 from loop import Stage, warmup_constant_decay
 from scenes import Scene, alone, draw, random_scene
@@ -23,7 +23,8 @@ from ti_jax.models.layers import Downsample2D, GroupNorm, ResnetBlock2D, conv
 
 _SCENES, _SEED = 3, 7
 """Of its own: other scenes and other first parameters than the model's and CLIP's."""
-_BATCH, _UNSEEN = 64, 512
+FEED = Feed(batch_size=64)
+_UNSEEN = 512
 _CHANNELS, _GROUPS = (64, 128, 256), 16
 
 
@@ -74,12 +75,15 @@ def classes(drawings: Drawings) -> list[str]:
     return list(drawings.styles)
 
 
-def classifier_stage(drawings: Drawings, *, steps: int, rate: float = 1e-3, dtype: Any = jnp.float32) -> Stage:
+def classifier_stage(
+    drawings: Drawings, *, steps: int, feed: Feed = FEED, rate: float = 1e-3, dtype: Any = jnp.float32
+) -> Stage:
     """The stage of the classifier.
 
     Args:
         drawings: to learn from.
         steps: in all.
+        feed: of its batches.
         rate: peak learning rate.
         dtype: of the computation.
 
@@ -115,7 +119,7 @@ def classifier_stage(drawings: Drawings, *, steps: int, rate: float = 1e-3, dtyp
             "style": float(np.mean(by_style.argmax(axis=1) == styles)),
         }
 
-    return Stage("classifier", steps, start, lambda first: batches(example, _BATCH, first, steps), step, validate)
+    return Stage("classifier", steps, start, lambda first: feed.batches(example, first, steps), step, validate)
 
 
 def single(scene: Scene, index: int) -> Scene:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from captions import STYLES, caption, in_style, with_article
 from drawings import Drawings
-from feed import TRAINING, VALIDATION, batches, pictures, to_float
+from feed import TRAINING, VALIDATION, Feed, pictures, to_float
 from flax import nnx
 from loop import Stage, warmup_constant_decay
 from scenes import SIZE, Scene, alone, draw, random_scene
@@ -36,7 +36,7 @@ CONFIG = CLIPConfig(
     ),
     projection_dim=128,
 )
-_BATCH = 64
+FEED = Feed(batch_size=64)
 _UNSEEN = 500
 _LARGEST_SCALE = 4.6052
 """Logarithm of 100, where CLIP's paper stops (Radford et al. 2021, section 2.5)."""
@@ -45,9 +45,12 @@ _LARGEST_SCALE = 4.6052
 def clip_stage(
     train: Drawings,
     tokenizer: PreTrainedTokenizerBase,
+    begin_with: CLIPModel | None = None,
     *,
     steps: int,
+    feed: Feed = FEED,
     rate: float = 1e-3,
+    decay: float = 0.5,
     seed: int = 0,
     dtype: Any = jnp.float32,
 ) -> Stage:
@@ -56,19 +59,23 @@ def clip_stage(
     Args:
         train: drawings to learn from.
         tokenizer: of the captions.
+        begin_with: a fresh one if None.
         steps: in all.
+        feed: of its batches.
         rate: peak learning rate.
+        decay: share of the steps over which it falls to zero.
         seed: of the first parameters.
         dtype: of the computation.
 
     Returns:
         the stage.
     """
-    schedule = warmup_constant_decay(rate, steps, warmup=200, decay=0.5)
+    schedule = warmup_constant_decay(rate, steps, warmup=200, decay=decay)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05))
 
     def start() -> TrainState:
-        return new_state(small_embeddings(CLIPModel(CONFIG, rngs=nnx.Rngs(seed), dtype=dtype)), optimizer)
+        fresh = begin_with or small_embeddings(CLIPModel(CONFIG, rngs=nnx.Rngs(seed), dtype=dtype))
+        return new_state(fresh, optimizer)
 
     def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         loss, gradients = jax.value_and_grad(contrastive_loss)(
@@ -77,7 +84,7 @@ def clip_stage(
         return update(state, gradients, optimizer, decay=0.998), {"loss": loss}
 
     def example(index: int) -> dict[str, np.ndarray]:
-        scene, text = captioned_scene(train, index)
+        scene, text = captioned_scene(train, index, feed.batch_size)
         ids, ends = ids_of(tokenizer, [text])
         return {"pictures": draw(scene, train), "ids": ids[0], "ends": ends[0]}
 
@@ -89,22 +96,23 @@ def clip_stage(
         similarity = image_vectors(state.average, unseen) @ text_vectors(state.average, *texts).T
         return {f"recall_at_{k}": recall(similarity, k) for k in (1, 5)}
 
-    return Stage("clip", steps, start, lambda first: batches(example, _BATCH, first, steps), step, validate)
+    return Stage("clip", steps, start, lambda first: feed.batches(example, first, steps), step, validate)
 
 
-def captioned_scene(drawings: Drawings, index: int) -> tuple[Scene, str]:
+def captioned_scene(drawings: Drawings, index: int, batch_size: int) -> tuple[Scene, str]:
     """An example for training; a batch's are alike in what its number says, so that they differ in something fine.
 
     Args:
         drawings: to take from.
         index: of the example.
+        batch_size: examples in a batch.
 
     Returns:
         in every second batch any scene, which backgrounds and places tell apart; otherwise one large thing on white, in
         every fourth batch the same few things by every hand.
     """
     scene = random_scene(drawings, (TRAINING, index))
-    batch, place = divmod(index, _BATCH)
+    batch, place = divmod(index, batch_size)
     if batch % 2 == 0:
         return scene, caption(scene, drawings)
     if batch % 4 == 1:

@@ -20,21 +20,23 @@ import functools
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import classifier
 import clip
 import export
 import jax.numpy as jnp
 import unet
 import vae
-from classifier import classifier_stage
 from dataset import read_dataset
 from drawings import Drawings
 from flax import nnx
 from loop import Rhythm, train
 from words import load_or_train_tokenizer
 
+from ti_jax.models.clip import CLIPTextModel
 from ti_jax.models.clip_vision import CLIPModel
+from ti_jax.models.unet import UNet2DConditionModel
 from ti_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from ti_jax.weights import rules
 from ti_jax.weights.index import read_json
@@ -53,49 +55,86 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="in all; earlier runs included")
     parser.add_argument("--hours", type=float, default=float("inf"), help="of this run")
     parser.add_argument("--export", action="store_true", help="train no more, only write the networks")
+    parser.add_argument("--batch-size", type=int, help="of the stage's own if not given, which suits a CPU")
+    parser.add_argument("--pool", type=int, help="batches in memory at a time")
+    parser.add_argument("--passes", type=int, help="how often each of them is used before others take their place")
+    parser.add_argument("--workers", type=int, help="processes that draw scenes; a thread if 0")
+    parser.add_argument("--rate", type=float, help="peak learning rate")
+    parser.add_argument("--decay", type=float, help="share of the steps over which the rate falls to zero")
+    parser.add_argument("--begin-with", type=Path, help="folder with the stage's networks, instead of fresh ones")
+    parser.add_argument("--part", choices=get_args(vae.Part), help="of the autoencoder that learns")
+    parser.add_argument("--interval", type=float, default=900.0, help="seconds between measures; losses come sooner")
     parser.add_argument("--dtype", default="float32", help="of the computation")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
 
     seen = read_dataset(options.data_dir, "train")
-    rhythm = Rhythm(stop_after=0.0 if options.export else 3600 * options.hours)
-    kinds = {"dtype": jnp.dtype(options.dtype), "steps": options.steps or STEPS[options.stage]}
+    rhythm = Rhythm.every(options.interval, stop_after=0.0 if options.export else 3600 * options.hours)
+    own = {"vae": vae.FEED, "clip": clip.FEED, "unet": unet.FEED, "classifier": classifier.FEED}[options.stage]
+    given = {name: getattr(options, name) for name in ("batch_size", "pool", "passes", "workers")}
+    feed = dataclasses.replace(own, **{name: value for name, value in given.items() if value is not None})
+    kinds = {"dtype": jnp.dtype(options.dtype), "steps": options.steps or STEPS[options.stage], "feed": feed}
+    kinds |= {name: getattr(options, name) for name in ("rate", "decay", "part") if getattr(options, name) is not None}
     run = {"vae": run_vae, "clip": run_clip, "unet": run_unet, "classifier": run_classifier}[options.stage]
-    run(seen, options.state_dir, rhythm, **kinds)
+    run(seen, options.state_dir, options.begin_with, rhythm, **kinds)
     return 0
 
 
-def run_vae(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+def run_vae(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains the autoencoder; its scaling factor is measured at the end."""
-    trained = train(vae.vae_stage(seen, **kinds), folder, rhythm).average
+    begin_with = read_vae(earlier) if earlier else None
+    trained = train(vae.vae_stage(seen, begin_with, **kinds), folder, rhythm).average
     config = dataclasses.replace(vae.CONFIG, scaling_factor=vae.scaling_factor(trained, seen))
     export.write_vae(folder / "vae", trained, config)
 
 
-def run_clip(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+def run_clip(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains CLIP, and the tokenizer if there is none; both are in its folder."""
     tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
-    trained = train(clip.clip_stage(seen, tokenizer, **kinds), folder, rhythm).average
+    begin_with = read_clip(earlier) if earlier else None
+    trained = train(clip.clip_stage(seen, tokenizer, begin_with, **kinds), folder, rhythm).average
     export.write_clip(folder / "clip", trained, clip.CONFIG)
     tokenizer.save_pretrained(folder / "clip")
 
 
-def run_unet(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+def run_unet(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains the text encoder and the UNet."""
     tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
-    config = AutoencoderKLConfig.from_dict(read_json(folder / "vae" / "config.json"))
-    autoencoder = _read(folder / "vae" / "diffusion_pytorch_model.safetensors", AutoencoderKL, config, rules.VAE)
-    begin_with = folder / "clip" / "model.safetensors"
-    text = _read(begin_with, CLIPModel, clip.CONFIG, rules.CLIP).text_model if begin_with.exists() else None
-    trained = train(unet.unet_stage(seen, tokenizer, autoencoder, text, **kinds), folder, rhythm).average
+    if earlier:
+        begin_with = read_text_encoder(earlier), read_unet(earlier)
+    else:
+        begin_with = read_clip(folder).text_model if (folder / "clip").exists() else None, None
+    trained = train(unet.unet_stage(seen, tokenizer, read_vae(folder), *begin_with, **kinds), folder, rhythm).average
     export.write_text_encoder(folder / "text_encoder", trained.text_encoder, unet.TEXT)
     export.write_unet(folder / "unet", trained.unet, unet.CONFIG)
     export.write_pipeline(folder)
 
 
-def run_classifier(seen: Drawings, folder: Path, rhythm: Rhythm, **kinds: Any) -> None:
+def run_classifier(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains the classifier, which stays in its state file."""
-    train(classifier_stage(seen, **kinds), folder, rhythm)
+    train(classifier.classifier_stage(seen, **kinds), folder, rhythm)
+
+
+def read_vae(folder: Path) -> AutoencoderKL:
+    """The autoencoder of a folder, with the scaling factor that was measured."""
+    config = AutoencoderKLConfig.from_dict(read_json(folder / "vae" / "config.json"))
+    return _read(folder / "vae" / "diffusion_pytorch_model.safetensors", AutoencoderKL, config, rules.VAE)
+
+
+def read_clip(folder: Path) -> CLIPModel:
+    """Both towers."""
+    return _read(folder / "clip" / "model.safetensors", CLIPModel, clip.CONFIG, rules.CLIP)
+
+
+def read_text_encoder(folder: Path) -> CLIPTextModel:
+    """That of the UNet."""
+    return _read(folder / "text_encoder" / "model.safetensors", CLIPTextModel, unet.TEXT, rules.CLIP_TEXT)
+
+
+def read_unet(folder: Path) -> UNet2DConditionModel:
+    """The UNet."""
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    return _read(file, UNet2DConditionModel, unet.CONFIG, rules.UNET)
 
 
 def _read(file: Path, kind: Any, config: Any, table: rules.Rules) -> Any:

@@ -13,11 +13,11 @@ import optax
 from captions import caption
 from drawings import Drawings
 from export import SCHEDULER
-from feed import TRAINING, VALIDATION, pictures, to_float
+from feed import TRAINING, VALIDATION, Example, Feed, to_float
 from flax import nnx
 from loop import Stage, warmup_constant_decay
 from samples import contact_sheet, sample_pictures
-from scenes import random_scene
+from scenes import draw, random_scene
 from state import TrainState, new_state, update
 from words import TEXT, ids_of, small_embeddings
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG = UNetConfig(
     sample_size=16,
-    block_out_channels=(64, 128, 192),
+    block_out_channels=(96, 144, 208),
     # Attention at 16 x 16 would make a step 2.5 times slower.
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -40,8 +40,7 @@ CONFIG = UNetConfig(
     attention_head_dim=4,
     norm_num_groups=16,
 )
-_BATCH, _POOL, _PASSES = 48, 4800, 3
-"""Scenes in a step; encoded scenes in memory, and how often each is used before others take their place."""
+FEED = Feed(batch_size=48, pool=100, passes=3)
 _EMPTY_CAPTIONS = 0.1
 _GAMMA = 5.0
 _UNSEEN = 384
@@ -54,22 +53,17 @@ class Networks(NamedTuple):
     unet: UNet2DConditionModel
 
 
-class Pool(NamedTuple):
-    """Encoded scenes: moments of their latents, scaled, and tokens of their captions."""
-
-    mean: np.ndarray
-    deviation: np.ndarray
-    ids: np.ndarray
-
-
 def unet_stage(
     train: Drawings,
     tokenizer: PreTrainedTokenizerBase,
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel | None,
+    unet: UNet2DConditionModel | None = None,
     *,
     steps: int,
+    feed: Feed = FEED,
     rate: float = 6e-4,
+    decay: float = 0.2,
     dtype: Any = jnp.float32,
 ) -> Stage:
     """The stage of the text encoder and the UNet.
@@ -79,21 +73,24 @@ def unet_stage(
         tokenizer: of the captions.
         vae: trained; its config has the scaling factor.
         text_encoder: to begin with, such as CLIP's; a fresh one if None.
+        unet: likewise.
         steps: in all.
+        feed: of its batches.
         rate: peak learning rate.
+        decay: share of the steps over which it falls to zero.
         dtype: of the computation.
 
     Returns:
         the stage.
     """
     schedule = NoiseSchedule.from_config(SCHEDULER)
-    rates = warmup_constant_decay(rate, steps, warmup=300, decay=0.2)
+    rates = warmup_constant_decay(rate, steps, warmup=300, decay=decay)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates, b2=0.99, weight_decay=0.01))
     empty = jnp.asarray(ids_of(tokenizer, [""])[0])
 
     def start() -> TrainState:
         text = text_encoder or small_embeddings(CLIPTextModel(TEXT, rngs=nnx.Rngs(0), dtype=dtype))
-        return new_state(Networks(text, UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(1), dtype=dtype)), optimizer)
+        return new_state(Networks(text, unet or UNet2DConditionModel(CONFIG, rngs=nnx.Rngs(1), dtype=dtype)), optimizer)
 
     def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         drop, others = jax.random.split(key)
@@ -102,16 +99,24 @@ def unet_stage(
         loss, gradients = jax.value_and_grad(denoising_loss)(state.parameters, schedule, {**batch, "ids": ids}, others)
         return update(state, gradients, optimizer, decay=0.9995), {"loss": loss}
 
-    unseen = encode(train, tokenizer, vae, VALIDATION, 0, _UNSEEN)
+    def example(index: int, number: int = TRAINING) -> Example:
+        scene = random_scene(train, (number, index))
+        return {"pictures": draw(scene, train), "ids": ids_of(tokenizer, [caption(scene, train)])[0][0]}
+
+    def prepare(batch: Example) -> dict[str, jax.Array]:
+        mean, deviation = _moments(vae, batch["pictures"])
+        return {"mean": mean, "deviation": deviation, "ids": jnp.asarray(batch["ids"])}
+
+    unseen = prepare(jax.tree.map(lambda *rows: np.stack(rows), *(example(i, VALIDATION) for i in range(_UNSEEN))))
     evaluate = jax.jit(denoising_loss)
 
     def validate(state: TrainState, folder: Path) -> dict[str, float]:
-        loss = evaluate(state.average, schedule, unseen._asdict(), jax.random.key(1))
+        loss = evaluate(state.average, schedule, unseen, jax.random.key(1))
         contact_sheet(sample_pictures(state.average, vae, tokenizer, schedule)).save(folder / "unet.png")
         return {"validation_loss": float(loss)}
 
     def batches(first: int) -> Iterator[dict[str, Any]]:
-        return _pooled(lambda number: encode(train, tokenizer, vae, TRAINING, number * _POOL, _POOL), first)
+        return feed.batches(example, first, steps, prepare)
 
     return Stage("unet", steps, start, batches, step, validate)
 
@@ -124,7 +129,7 @@ def denoising_loss(
     Args:
         networks: their parameters are differentiated.
         schedule: of the noise.
-        batch: as `Pool`.
+        batch: `mean` and `deviation` of encoded scenes, scaled, float [b, h, w, c], and `ids` of their captions.
         key: of latents, noise and timesteps.
 
     Returns:
@@ -149,36 +154,9 @@ def contexts(text_encoder: CLIPTextModel, ids: jax.Array) -> jax.Array:
     return text_encoder(text_encoder.embed(ids), jnp.zeros(ids.shape[0], jnp.int32)).last_hidden_state
 
 
-def encode(
-    drawings: Drawings, tokenizer: PreTrainedTokenizerBase, vae: AutoencoderKL, number: int, first: int, count: int
-) -> Pool:
-    """Encodes scenes in order; for the arguments, see `feed.pictures`."""
-    parts = [
-        [np.asarray(x, np.float16) for x in _moments(vae, pictures(drawings, number, i, min(48, first + count - i)))]
-        for i in range(first, first + count, 48)
-    ]
-    mean, deviation = (np.concatenate(column) for column in zip(*parts, strict=True))
-    captions = [caption(random_scene(drawings, (number, i)), drawings) for i in range(first, first + count)]
-    return Pool(mean, deviation, ids_of(tokenizer, captions)[0])
-
-
 @jax.jit
-def _moments(vae: AutoencoderKL, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _moments(vae: AutoencoderKL, images: jax.Array) -> tuple[jax.Array, ...]:
     mean, log_variance = vae.encode(to_float(images))
     scale = vae.config.scaling_factor
-    return scale * mean.astype(jnp.float32), scale * jnp.exp(0.5 * log_variance.astype(jnp.float32))
-
-
-def _pooled(pool_of: Any, first: int) -> Iterator[dict[str, Any]]:
-    """Batches from step `first` on: pool after pool, each shuffled `_PASSES` times."""
-    per_pass = _POOL // _BATCH
-    step = first
-    while True:
-        number = step // (per_pass * _PASSES)
-        pool = pool_of(number)
-        while step // (per_pass * _PASSES) == number:
-            passed, position = divmod(step, per_pass)
-            order = np.random.default_rng((number, passed)).permutation(_POOL)
-            rows = order[position * _BATCH : (position + 1) * _BATCH]
-            yield {name: array[rows] for name, array in pool._asdict().items()}
-            step += 1
+    moments = scale * mean.astype(jnp.float32), scale * jnp.exp(0.5 * log_variance.astype(jnp.float32))
+    return tuple(x.astype(jnp.float16) for x in moments)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from drawings import Drawings
-from feed import TRAINING, VALIDATION, batches, pictures, random_crop, to_float
+from feed import TRAINING, VALIDATION, Feed, pictures, random_crop, to_float
 from flax import nnx
 from loop import Stage, warmup_constant_decay
 from PIL import Image
@@ -27,33 +29,51 @@ CONFIG = AutoencoderKLConfig(
     layers_per_block=1,
     norm_num_groups=8,
 )
-_CROP, _BATCH = 32, 24
+FEED = Feed(batch_size=24)
+_CROP = 32
 """Parts of scenes, for more different gradients in the same time; whole ones at the end, whose statistics differ."""
-_WHOLE_FROM, _WHOLE_BATCH = 0.85, 8
+_WHOLE_FROM = 0.85
+_SMALLER = 3
+"""How many times fewer of the whole ones are in a batch."""
+Part = Literal["all", "decoder"]
 _KL_WEIGHT = 3e-4
 _UNSEEN = 256
 
 
-def vae_stage(drawings: Drawings, *, steps: int, rate: float = 1.5e-3, dtype: Any = jnp.float32) -> Stage:
+def vae_stage(
+    drawings: Drawings,
+    begin_with: AutoencoderKL | None = None,
+    *,
+    steps: int,
+    feed: Feed = FEED,
+    rate: float = 1.5e-3,
+    decay: float = 0.3,
+    part: Part = "all",
+    dtype: Any = jnp.float32,
+) -> Stage:
     """The autoencoder's stage.
 
     Args:
         drawings: to learn from; the measure takes other scenes of them.
+        begin_with: a fresh one if None.
         steps: in all.
+        feed: of its batches, those of whole scenes being smaller.
         rate: peak learning rate.
+        decay: share of the steps over which it falls to zero.
+        part: that learns; latents stay what they were where it is the decoder.
         dtype: of the computation.
 
     Returns:
         the stage.
     """
-    schedule = warmup_constant_decay(rate, steps, warmup=200, decay=0.3)
+    schedule = warmup_constant_decay(rate, steps, warmup=200, decay=decay)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
 
     def start() -> TrainState:
-        return new_state(AutoencoderKL(CONFIG, rngs=nnx.Rngs(0), dtype=dtype), optimizer)
+        return new_state(begin_with or AutoencoderKL(CONFIG, rngs=nnx.Rngs(0), dtype=dtype), optimizer)
 
     def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        gradients, losses = jax.grad(autoencoder_loss, has_aux=True)(state.parameters, batch["pictures"], key)
+        gradients, losses = jax.grad(autoencoder_loss, has_aux=True)(state.parameters, batch["pictures"], key, part)
         return update(state, gradients, optimizer, decay=0.999), losses
 
     unseen = pictures(drawings, VALIDATION, 0, _UNSEEN)
@@ -64,10 +84,10 @@ def vae_stage(drawings: Drawings, *, steps: int, rate: float = 1.5e-3, dtype: An
         Image.fromarray(pair).save(folder / "vae.png")
         return {"psnr": psnr(unseen, rebuilt)}
 
-    return Stage("vae", steps, start, lambda first: _crops(drawings, first, steps), step, validate)
+    return Stage("vae", steps, start, lambda first: _crops(drawings, feed, first, steps), step, validate)
 
 
-def _crops(drawings: Drawings, first: int, steps: int) -> Iterator[dict[str, Any]]:
+def _crops(drawings: Drawings, feed: Feed, first: int, steps: int) -> Iterator[dict[str, Any]]:
     """Batches of parts of scenes, and of whole ones at the end."""
     whole_from = int(_WHOLE_FROM * steps)
 
@@ -79,23 +99,27 @@ def _crops(drawings: Drawings, first: int, steps: int) -> Iterator[dict[str, Any
         return {"pictures": draw(random_scene(drawings, (TRAINING, index)), drawings)}
 
     if first < whole_from:
-        yield from batches(part, _BATCH, first, whole_from)
-    yield from batches(whole, _WHOLE_BATCH, max(first, whole_from), steps)
+        yield from itertools.islice(feed.batches(part, first, whole_from), whole_from - first)
+    yield from replace(feed, batch_size=feed.batch_size // _SMALLER).batches(whole, max(first, whole_from), steps)
 
 
-def autoencoder_loss(vae: AutoencoderKL, pictures: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+def autoencoder_loss(
+    vae: AutoencoderKL, pictures: jax.Array, key: jax.Array, part: Part = "all"
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Absolute and squared error of pictures rebuilt from sampled latents, and a little of the divergence.
 
     Args:
         vae: its parameters are differentiated.
         pictures: uint8 [b, h, w, 3].
         key: of the latents' sampling.
+        part: that has a gradient.
 
     Returns:
         the loss, and its parts.
     """
     images = to_float(pictures)
-    mean, log_variance = (x.astype(jnp.float32) for x in vae.encode(images))
+    moments = vae.encode(images)
+    mean, log_variance = (x.astype(jnp.float32) for x in (moments if part == "all" else jax.lax.stop_gradient(moments)))
     log_variance = jnp.clip(log_variance, -30.0, 20.0)
     latents = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
     error = vae.decode(latents).astype(jnp.float32) - images

@@ -36,11 +36,15 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--sampling-steps", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for PyTorch; JAX takes the accelerator it finds")
+    parser.add_argument("--dtype", default="float32", help="of the frozen networks")
     parser.add_argument("--output", type=Path, default=Path("against_diffusers.json"))
     options = parser.parse_args()
     facts: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "device": options.device,
+        "dtype": options.dtype,
         "model": options.model,
         "batch_size": options.batch_size,
         "sampling_steps": options.sampling_steps,
@@ -58,7 +62,7 @@ def main() -> None:
 
 def run(name: str, job: str, options: argparse.Namespace) -> dict[str, Any]:
     """One program in one process."""
-    flags = ("calls", "batch_size", "sampling_steps")
+    flags = ("calls", "batch_size", "sampling_steps", "device", "dtype")
     values = [text for flag in flags for text in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
     command = [sys.executable, str(_CONTESTANT), name, job, options.model, *values]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

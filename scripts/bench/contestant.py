@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--sampling-steps", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for PyTorch; JAX takes the accelerator it finds")
+    parser.add_argument("--dtype", default="float32", help="of the frozen networks")
     options = parser.parse_args()
     began = time.perf_counter()
     call = (of_ti_jax if options.name == "ti_jax" else of_torch)(options)
@@ -58,8 +60,12 @@ def of_torch(options: argparse.Namespace) -> Callable[[], object]:
     import torch_loops
 
     if options.job == "generate":
-        return torch_loops.generator(options.model, PROMPT.format("a thing"), options.sampling_steps)
-    parts = torch_loops.load(options.model, pictures(options.model), PROMPT, options.batch_size)
+        return torch_loops.generator(
+            options.model, PROMPT.format("a thing"), options.sampling_steps, device=options.device, dtype=options.dtype
+        )
+    parts = torch_loops.load(
+        options.model, pictures(options.model), PROMPT, options.batch_size, device=options.device, dtype=options.dtype
+    )
     return {"example": torch_loops.example_step, "lean": torch_loops.lean_step}[options.name](parts)
 
 
@@ -71,7 +77,7 @@ def of_ti_jax(options: argparse.Namespace) -> Callable[[], object]:
     from ti_jax.inversion.engine import Engine
     from ti_jax.inversion.prepare import prepare
 
-    pipeline = ti_jax.load(options.model)
+    pipeline = ti_jax.load(options.model, dtype=options.dtype)
     if options.job == "generate":
         return lambda: ti_jax.generate(pipeline, PROMPT.format("a thing"), steps=options.sampling_steps, guidance=5.0)
     config = InversionConfig(steps=10_000, batch_size=options.batch_size, evaluate_every=100)

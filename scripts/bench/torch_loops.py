@@ -33,7 +33,9 @@ class Parts(NamedTuple):
     pixels: torch.Tensor
 
 
-def load(model: str, pictures: np.ndarray, prompt: str, batch_size: int) -> Parts:
+def load(
+    model: str, pictures: np.ndarray, prompt: str, batch_size: int, *, device: str = "cpu", dtype: str = "float32"
+) -> Parts:
     """Opens a model as the example does.
 
     Args:
@@ -41,19 +43,25 @@ def load(model: str, pictures: np.ndarray, prompt: str, batch_size: int) -> Part
         pictures: uint8 [n, h, w, 3].
         prompt: with `{}` for the word.
         batch_size: examples in a step.
+        device: as PyTorch calls it.
+        dtype: of the UNet and the autoencoder; what is trained stays in float32 and is computed with under autocast,
+            as by the example's `--mixed_precision`.
 
     Returns:
         what the steps take.
     """
     torch.manual_seed(0)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(model, subfolder="tokenizer")
-    text_encoder = transformers.CLIPTextModel.from_pretrained(model, subfolder="text_encoder").float()
+    text_encoder: Any = transformers.CLIPTextModel.from_pretrained(model, subfolder="text_encoder").float()
     vae = diffusers.AutoencoderKL.from_pretrained(model, subfolder="vae")
     unet = diffusers.UNet2DConditionModel.from_pretrained(model, subfolder="unet")
     tokenizer.add_tokens([WORD])
     text_encoder.resize_token_embeddings(len(tokenizer))
     for network in (text_encoder, vae, unet):
         network.requires_grad_(False)
+    text_encoder.to(device)
+    for network in (vae, unet):
+        network.to(device, getattr(torch, dtype))
     text_encoder.train()
     ids = tokenizer([prompt.format(WORD)] * batch_size, padding="max_length", truncation=True, return_tensors="pt")
     return Parts(
@@ -61,9 +69,9 @@ def load(model: str, pictures: np.ndarray, prompt: str, batch_size: int) -> Part
         vae,
         unet,
         diffusers.DDPMScheduler.from_pretrained(model, subfolder="scheduler"),
-        ids.input_ids,
+        ids.input_ids.to(device),
         tokenizer.convert_tokens_to_ids(WORD),
-        torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1,
+        torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device, vae.dtype) / 127.5 - 1,
     )
 
 
@@ -71,7 +79,7 @@ def example_step(parts: Parts) -> Callable[[], float]:
     """One call is one step of the example."""
     table = parts.text_encoder.get_input_embeddings().weight.requires_grad_(True)
     original = table.detach().clone()
-    others = torch.arange(len(table)) != parts.row
+    others = torch.arange(len(table), device=table.device) != parts.row
     optimizer = _adamw(table)
 
     def step() -> float:
@@ -103,9 +111,12 @@ def lean_step(parts: Parts) -> Callable[[], float]:
     return step
 
 
-def generator(model: str, prompt: str, sampling_steps: int) -> Callable[[], np.ndarray]:
+def generator(
+    model: str, prompt: str, sampling_steps: int, *, device: str = "cpu", dtype: str = "float32"
+) -> Callable[[], np.ndarray]:
     """One call draws one picture by DDIM, guided."""
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(model, safety_checker=None).to(torch.float32)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    pipe = pipe.to(device, getattr(torch, dtype))
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
 
@@ -133,10 +144,13 @@ def _adamw(parameter: torch.Tensor) -> torch.optim.AdamW:
 def _update(parts: Parts, latents: torch.Tensor, optimizer: torch.optim.AdamW) -> float:
     """Noise, prediction, gradient, step."""
     noise = torch.randn_like(latents)
-    timesteps = torch.randint(parts.scheduler.config.num_train_timesteps, (len(latents),))
+    timesteps = torch.randint(parts.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
     noisy = parts.scheduler.add_noise(latents, noise, timesteps)
-    predicted = parts.unet(noisy, timesteps, parts.text_encoder(parts.ids)[0]).sample
-    loss = torch.nn.functional.mse_loss(predicted, noise)
+    dtype = parts.unet.dtype
+    with torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32):
+        context = parts.text_encoder(parts.ids)[0].to(dtype)
+        predicted = parts.unet(noisy, timesteps, context).sample
+    loss = torch.nn.functional.mse_loss(predicted.float(), noise.float())
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -16,6 +16,7 @@ import samples
 import unet
 import vae
 import words
+from feed import Feed
 from flax import nnx
 from loop import Rhythm, train, warmup_constant_decay
 from state import load_state, new_state, save_state
@@ -41,7 +42,7 @@ EVERY_STAGE = pytest.mark.parametrize(
 def small_vae(monkeypatch):
     config = dataclasses.replace(vae.CONFIG, block_out_channels=(8, 8, 8), scaling_factor=0.5)
     monkeypatch.setattr(vae, "CONFIG", config)
-    for name, value in {"_CROP": 16, "_BATCH": 2, "_WHOLE_FROM": 1.0, "_UNSEEN": 2}.items():
+    for name, value in {"_CROP": 16, "_WHOLE_FROM": 1.0, "_UNSEEN": 2}.items():
         monkeypatch.setattr(vae, name, value)
     return AutoencoderKL(config, rngs=nnx.Rngs(0))
 
@@ -51,7 +52,7 @@ def small_unet(monkeypatch, small_vae):
     config = dataclasses.replace(
         unet.CONFIG, block_out_channels=(8, 8, 8), norm_num_groups=4, cross_attention_dim=16, attention_head_dim=2
     )
-    for name, value in {"CONFIG": config, "TEXT": TEXT, "_BATCH": 4, "_POOL": 8, "_UNSEEN": 4}.items():
+    for name, value in {"CONFIG": config, "TEXT": TEXT, "_UNSEEN": 4}.items():
         monkeypatch.setattr(unet, name, value)
     monkeypatch.setattr(unet, "sample_pictures", lambda *_: np.zeros((3, 8, 8, 3), np.uint8))
     return small_vae
@@ -67,13 +68,12 @@ def small_unet_networks(small_unet):
 def small_clip(monkeypatch):
     vision = dataclasses.replace(clip.CONFIG.vision, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
     monkeypatch.setattr(clip, "CONFIG", clip.CLIPConfig(TEXT, vision, projection_dim=8))
-    monkeypatch.setattr(clip, "_BATCH", 6)
     monkeypatch.setattr(clip, "_UNSEEN", 6)
 
 
 @pytest.fixture
 def small_classifier(monkeypatch):
-    for name, value in {"_CHANNELS": (8, 8, 8), "_GROUPS": 2, "_BATCH": 4, "_UNSEEN": 4}.items():
+    for name, value in {"_CHANNELS": (8, 8, 8), "_GROUPS": 2, "_UNSEEN": 4}.items():
         monkeypatch.setattr(classifier, name, value)
 
 
@@ -82,13 +82,15 @@ def stages(request, drawings, seen, tokenizer):
     """Builds the stage that is asked for."""
     request.getfixturevalue(f"small_{request.param}")
     if request.param == "vae":
-        return lambda steps: vae.vae_stage(seen, steps=steps)
+        return lambda steps: vae.vae_stage(seen, steps=steps, feed=Feed(2))
     if request.param == "classifier":
-        return lambda steps: classifier.classifier_stage(seen, steps=steps)
+        return lambda steps: classifier.classifier_stage(seen, steps=steps, feed=Feed(4))
     if request.param == "clip":
-        return lambda steps: clip.clip_stage(seen, tokenizer, steps=steps)
+        return lambda steps: clip.clip_stage(seen, tokenizer, steps=steps, feed=Feed(6))
     autoencoder = request.getfixturevalue("small_unet")
-    return lambda steps: unet.unet_stage(seen, tokenizer, autoencoder, None, steps=steps)
+    return lambda steps: unet.unet_stage(
+        seen, tokenizer, autoencoder, None, steps=steps, feed=Feed(4, pool=2, passes=2)
+    )
 
 
 @EVERY_STAGE
@@ -115,6 +117,23 @@ def test_steps_on_one_batch_bring_its_loss_down(stages):
         state, loss = step(state, batch, jax.random.key(0))
         losses.append(float(loss["loss"]))
     assert losses[-1] < 0.99 * losses[0]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])  # processes take long to start
+def test_a_pool_is_used_several_times_in_other_orders(workers):
+    feed = Feed(batch_size=2, pool=3, passes=2, workers=workers)
+
+    def made(first):
+        batches = feed.batches(
+            lambda i: {"index": np.asarray(i)}, first, 9, prepare=lambda batch: batch["index"].tolist()
+        )
+        return [tuple(batch) for batch in itertools.islice(batches, 9 - first)]
+
+    whole = made(0)
+    assert sorted(whole[:6]) == 2 * [(0, 1)] + 2 * [(2, 3)] + 2 * [(4, 5)]
+    assert set(whole[:3]) == set(whole[3:6]) == {(0, 1), (2, 3), (4, 5)}
+    assert sorted(whole[6:]) == [(6, 7), (8, 9), (10, 11)]
+    assert all(made(first) == whole[first:] for first in range(1, 9))
 
 
 def test_samples(small_unet, small_unet_networks, tokenizer):
@@ -159,9 +178,8 @@ def test_psnr():
     assert vae.psnr(pictures, pictures + np.uint8(51)) == pytest.approx(20 * np.log10(5))
 
 
-def test_batches_for_clip_differ_in_fine_things(seen, monkeypatch):
-    monkeypatch.setattr(clip, "_BATCH", 36)
-    batches = [[clip.captioned_scene(seen, 36 * b + i) for i in range(36)] for b in range(4)]
+def test_batches_for_clip_differ_in_fine_things(seen):
+    batches = [[clip.captioned_scene(seen, 36 * b + i, 36) for i in range(36)] for b in range(4)]
     assert len({scene.background for scene, _ in batches[0]}) > 3
     for scene, _ in batches[1] + batches[3]:
         assert (len(scene.objects), scene.background.colours, scene.treatment) == (1, ("white",), None)

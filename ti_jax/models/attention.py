@@ -73,6 +73,8 @@ def _blocked(query: Array, key: Array, value: Array, *, over_heads: Callable[...
     """One block of queries after the other, for the heads of all examples as `over_heads` takes them."""
     b, q, heads, d = query.shape
     blocks = -(-q // BLOCK)
+    # Scaled once here, and not in every block's scores.
+    query = (query.astype(jnp.float32) / math.sqrt(d)).astype(query.dtype)
     padded = jnp.pad(query, ((0, 0), (0, blocks * BLOCK - q), (0, 0), (0, 0)))
     queries, keys, values = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d) for x in (padded, key, value))
     attended = over_heads(lambda head: _one_head(*head), (queries.reshape(b * heads, blocks, BLOCK, d), keys, values))
@@ -81,7 +83,7 @@ def _blocked(query: Array, key: Array, value: Array, *, over_heads: Callable[...
 
 @jax.custom_vjp
 def _one_head(queries: Float[Array, "blocks q d"], keys: Float[Array, "k d"], values: Float[Array, "k d"]) -> Array:
-    """One head's queries in blocks; its backward pass is that of FlashAttention (Dao et al. 2022, arXiv 2205.14135)."""
+    """Scaled queries of a head in blocks; the backward pass is FlashAttention's (Dao et al. 2022, arXiv 2205.14135)."""
     return _forward(queries, keys, values)[0]
 
 
@@ -98,7 +100,7 @@ class _Saved(NamedTuple):
 
 def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, _Saved]:
     def one_block(query: Array) -> tuple[Array, Array]:
-        scores = _scores(query, keys)
+        scores = _product("qd,kd->qk", query, keys)
         largest = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - largest)
         total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -110,13 +112,13 @@ def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, _Saved]
 
 
 def _backward(saved: _Saved, slope: Array) -> tuple[Array, Array, Array]:
-    keys, values, scale = saved.keys, saved.values, 1.0 / math.sqrt(saved.keys.shape[-1])
+    keys, values = saved.keys, saved.values
 
     def one_block(sums: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         query, attended, log_total, slope = block
-        weights = jnp.exp(_scores(query, keys) - log_total)
+        weights = jnp.exp(_product("qd,kd->qk", query, keys) - log_total)
         along = jnp.sum(slope.astype(jnp.float32) * attended.astype(jnp.float32), axis=-1, keepdims=True)
-        by_score = (weights * (_product("qd,kd->qk", slope, values) - along) * scale).astype(query.dtype)
+        by_score = (weights * (_product("qd,kd->qk", slope, values) - along)).astype(query.dtype)
         # Sums with the keys last: XLA's product for the CPU is four times slower with them first.
         of_keys = sums[0] + _product("qk,qd->dk", by_score, query)
         of_values = sums[1] + _product("qk,qd->dk", weights.astype(values.dtype), slope)
@@ -129,10 +131,6 @@ def _backward(saved: _Saved, slope: Array) -> tuple[Array, Array, Array]:
 
 
 _one_head.defvjp(_forward, _backward)
-
-
-def _scores(query: Array, keys: Array) -> Array:
-    return _product("qd,kd->qk", query, keys) / math.sqrt(query.shape[-1])
 
 
 def _product(indices: str, a: Array, b: Array) -> Array:

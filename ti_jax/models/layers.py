@@ -12,6 +12,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ti_jax.models import winograd
+
 
 class GroupNorm(nnx.Module):
     """Group normalisation in float32, whatever goes in; the result has the input's type."""
@@ -54,11 +56,14 @@ class Conv(nnx.Conv):
     def __call__(self, inputs: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         if self.kernel_size != (3, 3) or self.strides != 1:
             return super().__call__(inputs)
+        on_cpu = functools.partial(self._same_size, self._convolution_on_cpu(inputs))
+        return jax.lax.platform_dependent(inputs, cpu=on_cpu, default=super().__call__)
+
+    def _convolution_on_cpu(self, x: Array) -> Callable[[Array, Array], Array]:
+        if self.dtype == jnp.float32 and winograd.pays(x.shape, self.out_features):
+            return winograd.convolve
         # XLA's convolution on the CPU first rearranges the kernel, which may be larger than the picture's patches.
-        on_cpu = _patches_times_kernel if inputs[..., 0].size < inputs.shape[-1] else _convolve
-        return jax.lax.platform_dependent(
-            inputs, cpu=functools.partial(self._same_size, on_cpu), default=super().__call__
-        )
+        return _patches_times_kernel if x[..., 0].size < x.shape[-1] else _convolve
 
     def _same_size(self, convolve: Callable[[Array, Array], Array], x: Array) -> Array:
         assert self.bias is not None
