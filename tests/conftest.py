@@ -1,12 +1,16 @@
 """Every test runs under the strictest settings the library promises to work with."""
 
 import os
+from glob import glob
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Most of the tests' time is compilation: half of it is LLVM's optimisation, which changes no more than rounding.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Two threads that wait for each other make PyTorch twenty times slower where other work shares the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of the compilers for `plan`, which are plugins of jax too, it would say at length that their devices are not here.
+if not any(map(glob, ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*"))):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32, Shaped
 from ti_jax.concepts.chunks import ChunkedPrompts
 from ti_jax.concepts.prompts import TokenizedPrompts
 from ti_jax.concepts.splice import splice
+from ti_jax.models.unet_blocks import Remat
 
 
 class Conditions(NamedTuple):
@@ -124,6 +125,8 @@ def predict(
     timesteps: Shaped[Array, " b"],
     conditions: Conditions,
     sizes: Float32[Array, "b 6"],
+    *,
+    remat: Remat = "none",
 ) -> Float32[Array, "b h w c2"]:
     """The UNet's output.
 
@@ -133,9 +136,10 @@ def predict(
         timesteps: in [0, number of training timesteps).
         conditions: from `encode_prompts`.
         sizes: as `picture_sizes`; of effect for SDXL only.
+        remat: what the backward pass computes again.
 
     Returns:
         noise, velocity or sample, as the model predicts.
     """
     added = None if conditions.pooled is None else {"text_embeds": conditions.pooled, "time_ids": sizes}
-    return unet(latents, timesteps, conditions.context, added).astype(jnp.float32)
+    return unet(latents, timesteps, conditions.context, added, remat=remat).astype(jnp.float32)

@@ -154,6 +154,9 @@ class InversionConfig:
     """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556); 5 is usual. Unset: the plain loss."""
     norm_control: Literal["none", "median"] = "none"
     """After each step leave the vectors' norms, or rescale them to the vocabulary's median."""
+    remat: Literal["none", "blocks", "everything"] = "none"
+    """What the backward pass computes again instead of keeping it, for the sake of memory: nothing, what is inside of
+    the UNet's residual blocks and transformers, or also what is between them inside of a level."""
     evaluate_every: int = 20
     """Steps between losses on the fixed set of examples, which choose the best vectors and warn early."""
     fixed_set_size: int = 8

@@ -225,7 +225,37 @@ def load(
             implemented.
     """
     keep_compiled_programs()
-    path, source = resolve(str(source), variant=variant, revision=revision), str(source)
+    files = open_model(
+        str(source),
+        variant=variant,
+        revision=revision,
+        prediction_type=prediction_type,
+        config=config,
+        tokenizer=tokenizer,
+    )
+    pipeline = abstract_pipeline(str(source), files, dtype=dtype, device=jax.devices()[0])
+    precision = pipeline.precision
+    logger.info("%s: parameters in %s, computation in %s", source, precision.param, precision.compute)
+
+    def filled(name: str, network: Any) -> Any:
+        tensors, table = files.weights(name)
+        param_dtype = jnp.dtype(precision.vae if name == "vae" else precision.param)
+        return load_parameters(network, tensors, table, param_dtype=param_dtype, what=f"{source}/{name}")
+
+    return replace(pipeline, networks={name: filled(name, network) for name, network in pipeline.networks.items()})
+
+
+def open_model(
+    source: str,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    prediction_type: str | None = None,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> ModelFiles:
+    """A model's configs and tokenizers, checked; no weight is read. Arguments and errors are those of `load`."""
+    path = resolve(source, variant=variant, revision=revision)
     if path.is_dir():
         if config is not None:
             raise UserError(f"{source} is a folder, which has configs of its own: leave config out")
@@ -237,25 +267,41 @@ def load(
         tokenizers = {name: files.tokenizer(name) for name in files.encoders}
     else:
         tokenizers = load_tokenizers(resolve_tokenizer(str(tokenizer)), files.encoders)
+    files = replace(files, tokenizer=tokenizers.__getitem__)
     if prediction_type is not None:
         files = replace(files, scheduler={**files.scheduler, "prediction_type": prediction_type})
     _check_fit(source, files, {name: len(words) for name, words in tokenizers.items()})
-    precision = _precision(dtype, sdxl="text_encoder_2" in files.configs)
-    logger.info("%s: parameters in %s, computation in %s", source, precision.param, precision.compute)
+    return files
+
+
+def abstract_pipeline(source: str, files: ModelFiles, *, dtype: str | None, device: Any) -> Pipeline:
+    """A model whose parameters are shapes and types.
+
+    Args:
+        source: what the user called the model.
+        files: from `open_model`.
+        dtype: of parameters and computation; None for what suits the device.
+        device: that it is for, which need not be here.
+
+    Returns:
+        the model, to be compiled or to be filled.
+
+    Raises:
+        UserError: if there is no such type.
+    """
+    precision = _precision(dtype, device, sdxl="text_encoder_2" in files.configs)
 
     def network(name: str, config: NetworkConfig) -> Any:
         param, compute = (precision.vae,) * 2 if name == "vae" else (precision.param, precision.compute)
         types = {"dtype": jnp.dtype(compute), "param_dtype": jnp.dtype(param)}
         try:
-            abstract = abstract_network(functools.partial(NETWORKS[type(config)], config, **types))
+            return abstract_network(functools.partial(NETWORKS[type(config)], config, **types))
         except (ArithmeticError, TypeError, ValueError) as error:
             raise UserError(f"{source}/{name}: nothing can be built of the sizes in its config ({error})") from error
-        tensors, table = files.weights(name)
-        return load_parameters(abstract, tensors, table, param_dtype=types["param_dtype"], what=f"{source}/{name}")
 
     return Pipeline(
         networks={name: network(name, config) for name, config in files.configs.items()},
-        tokenizers=tokenizers,
+        tokenizers={name: files.tokenizer(name) for name in files.encoders},
         schedule=NoiseSchedule.from_config(files.scheduler),
         source=source,
         precision=precision,
@@ -313,10 +359,10 @@ def _check_added(source: str, unet: UNetConfig, second: CLIPTextConfig | None) -
         )
 
 
-def _precision(dtype: str | None, *, sdxl: bool) -> Precision:
-    """What was asked for, or what suits the default device."""
+def _precision(dtype: str | None, device: Any, *, sdxl: bool) -> Precision:
+    """What was asked for, or what suits the device."""
     if dtype is None:
-        dtype = _natural_type(jax.devices()[0])
+        dtype = _natural_type(device)
     elif dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"dtype {dtype!r} is not known: choose float32, bfloat16 or float16")
     return Precision(dtype, dtype, "float32" if sdxl and dtype == "float16" else dtype)

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from ti_jax.models import attention
 from ti_jax.models.presets import PRESETS, preset
 from ti_jax.pipeline import NETWORKS
+from ti_jax.planning.topologies import CHIPS
 from ti_jax.weights.loader import abstract_network
 
-PEAKS = {"v5e": (197e12, 819e9), "v6e": (918e12, 1640e9), "h100": (989e12, 3352e9)}
+PEAKS = {name: (CHIPS[name].flops, CHIPS[name].bandwidth) for name in ("v5e", "v6e", "h100")}
 """FLOP/s in bfloat16 and bytes/s, of the makers' data sheets."""
 
 

@@ -25,6 +25,8 @@ from ti_jax.diffusion.schedule import NoiseSchedule
 from ti_jax.models.clip import CLIPTextModel
 from ti_jax.models.unet import UNet2DConditionModel
 from ti_jax.models.vae import AutoencoderKL
+from ti_jax.planning.devices import devices_of, has_compiler
+from ti_jax.planning.topologies import topology
 
 QUIET = Rhythm(log=1e9, save=1e9, validate=1e9)
 TEXT = dataclasses.replace(words.TEXT, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
@@ -147,6 +149,23 @@ def test_a_state_of_other_networks_is_refused(tmp_path):
     assert load_state(tmp_path / "state", new_state({"a": jnp.zeros(3)}, optimizer))[1] == {"hours": 1.5}
     with pytest.raises(ValueError, match="of other sizes"):
         load_state(tmp_path / "state", new_state({"a": jnp.zeros(4)}, optimizer))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5e-1", "h100"])
+@pytest.mark.parametrize("stages", ["vae", "clip", "unet", "classifier"], indirect=True)
+def test_steps_compile_for_accelerators(stages, name, monkeypatch):
+    where, stage = topology(name), stages(10)
+    if not has_compiler(where.chip.platform):
+        pytest.skip(f"the compiler for {name} is not installed")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    there = jax.sharding.SingleDeviceSharding(devices_of(where)[0])
+    arguments = jax.eval_shape(lambda: (stage.start(), jax.random.key(0)))
+    state, key, batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), (*arguments, next(stage.batches(0)))
+    )
+    compiled = jax.jit(stage.step, donate_argnums=0).lower(state, batch, key).compile()
+    assert 0 < compiled.memory_analysis().peak_memory_in_bytes < where.chip.memory
 
 
 def test_learning_rate():

@@ -9,8 +9,10 @@ from diffusers import UNet2DConditionModel as TorchUNet
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.transformers.transformer_2d import Transformer2DModel as TorchTransformer
 from diffusers.models.unets import unet_2d_blocks as blocks
+from flax import nnx
 from torch_pair import check, draws, nchw, nhwc, pair, run
 
+from ti_jax.compilation import compiler_options
 from ti_jax.errors import UserError
 from ti_jax.models import attention
 from ti_jax.models.transformer import Transformer2DModel
@@ -175,7 +177,7 @@ def test_up_block(name, size):
     expected = reference(
         nchw(x), tuple(map(nchw, skips)), torch.tensor(temb), upsample_size=size if size == (7, 9) else None, **extra
     )
-    output = jax.jit(lambda m, x, s, t, c: m(x, list(s), t, c, size))(ours, x, skips, temb, context)
+    output = jax.jit(lambda m, x, s, t, c: m(x, s, t, c, size=size))(ours, x, skips, temb, context)
     check(output, nhwc(expected), 1e-5)
 
 
@@ -268,3 +270,24 @@ def test_config_is_strict(values, named):
 def test_missing_keys_take_the_defaults_of_diffusers():
     defaults = UNetConfig.from_dict(dict(TorchUNet(**SIZES).config))
     assert UNetConfig.from_dict(SIZES) == defaults
+
+
+def test_what_backward_computes_again_takes_less_memory_and_changes_no_gradient():
+    one_level = {"block_out_channels": (16,), "down_block_types": SIZES["down_block_types"][:1]}
+    config = UNetConfig(**{**SIZES, **one_level, "up_block_types": SIZES["up_block_types"][1:]}, attention_head_dim=4)
+    network = UNet2DConditionModel(config, rngs=nnx.Rngs(0), **TYPES)
+    sample, context = draws(2, 12, 12, config.in_channels), draws(2, 5, CONTEXT, seed=1)
+
+    def squares(context, network, remat):
+        return jnp.sum(jnp.square(network(jnp.asarray(sample), jnp.array([3, 981]), context, remat=remat)))
+
+    gradients, memory = [], []
+    for remat in ("none", "blocks", "everything"):
+        lowered = jax.jit(jax.grad(squares), static_argnums=2).lower(context, network, remat)
+        compiled = lowered.compile(compiler_options=compiler_options("cpu"))
+        gradients.append(compiled(context, network))
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    for gradient in gradients[1:]:
+        np.testing.assert_allclose(gradient, gradients[0], rtol=0, atol=1e-5 * np.abs(gradients[0]).max())
+    assert memory[1] < memory[0] / 2
+    assert memory[2] < memory[1]

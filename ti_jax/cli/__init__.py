@@ -23,6 +23,7 @@ from ti_jax.cli.inspect import Inspect
 from ti_jax.cli.invert import Invert
 from ti_jax.cli.invert_many import InvertMany
 from ti_jax.cli.merge import Merge
+from ti_jax.cli.plan import Plan
 from ti_jax.cli.stop import Stopped
 from ti_jax.config import InversionConfig
 from ti_jax.config_file import as_options, read_config
@@ -45,6 +46,7 @@ VERBS: dict[str, type[Verb]] = {
     "evaluate": Evaluate,
     "convert": Convert,
     "merge": Merge,
+    "plan": Plan,
     "inspect": Inspect,
 }
 

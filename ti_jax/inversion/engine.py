@@ -53,7 +53,7 @@ class Engine:
         norms = {name: jnp.float32(norm) for name, norm in self.vocabulary_norm.items()}
         self._frozen = jax.device_put((frozen, pipeline.schedule, norms), NamedSharding(self.mesh, PartitionSpec()))
         self._by_slot = NamedSharding(self.mesh, PartitionSpec("concepts"))
-        self._run_chunk = chunk_program(_compiled_config(config), self.mesh)
+        self._run_chunk = chunk_program(compiled_config(config), self.mesh)
         # The arrays stay where they are, or the step would be compiled again.
         self._put = jax.jit(_put, donate_argnums=0, out_shardings=self._by_slot)
         self._occupied: tuple[SlotInputs, SlotState] | None = None  # the first concept's arrays tell all shapes
@@ -124,7 +124,7 @@ class Engine:
         return jax.device_put(rows, self._by_slot)
 
 
-def _compiled_config(config: InversionConfig) -> InversionConfig:
+def compiled_config(config: InversionConfig) -> InversionConfig:
     """The configuration less what the program does not read, so that a change of it compiles nothing."""
     default = InversionConfig()
     names = (

@@ -19,7 +19,7 @@ from ti_jax.compilation import compiler_options
 from ti_jax.config import InversionConfig
 from ti_jax.diffusion.schedule import NoiseSchedule, min_snr_weights
 from ti_jax.inversion.draws import draw_examples, fixed_examples
-from ti_jax.inversion.objective import example_losses, slot_losses
+from ti_jax.inversion.objective import example_losses, loss_scale, slot_losses
 from ti_jax.inversion.optimizer import (
     gradient_transformation,
     optimizer_update,
@@ -31,6 +31,8 @@ from ti_jax.inversion.slots import SlotInputs, SlotState, active
 from ti_jax.inversion.stopping import add_loss, has_settled
 
 Networks = Mapping[str, Any]
+STEP_SCOPE = "optimizer_step"
+"""Under this name a step is found in profiles and in compiled programs."""
 
 
 class ChunkLog(NamedTuple):
@@ -105,7 +107,8 @@ def _chunk(
     empty = jnp.full((config.evaluate_every + 1, slots), jnp.nan, jnp.float32)
 
     def step(state: SlotState) -> tuple[SlotState, tuple[Array, Array, Array]]:
-        return _step(networks, schedule, vocabulary_norm, state, inputs, config, data_parallel)
+        with jax.named_scope(STEP_SCOPE):
+            return _step(networks, schedule, vocabulary_norm, state, inputs, config, data_parallel)
 
     def rest(state: SlotState) -> tuple[SlotState, tuple[Array, Array, Array]]:
         return state, (nothing, nothing, nothing)
@@ -171,21 +174,23 @@ def _gradients(
     passes = config.gradient_accumulation
     batch = config.batch_size // data_parallel  # of this device
     offset = jax.lax.axis_index("data") * batch
+    scale = loss_scale(networks["unet"], inputs.latent_mean.shape[-3:])
 
     def objective(vectors: dict[str, Array], first: Int32[Array, ""]) -> tuple[Array, Array]:
         indices = first + offset + jnp.arange(batch)
         examples = jax.vmap(draw_examples, in_axes=(0, 0, None, None))(
             inputs, state.step, indices, schedule.num_timesteps
         )
-        losses = slot_losses(networks, schedule, vectors, examples)
+        losses = slot_losses(networks, schedule, vectors, examples, remat=config.remat)
         weights = jnp.ones_like(losses)
         if config.min_snr_gamma is not None:
             weights = min_snr_weights(schedule, examples.timesteps, config.min_snr_gamma)
         # Slots do not share vectors, so the gradient of the sum holds each slot's own gradient.
-        return jnp.sum(jnp.mean(weights * losses, axis=1)), jnp.mean(losses, axis=1)
+        return scale * jnp.sum(jnp.mean(weights * losses, axis=1)), jnp.mean(losses, axis=1)
 
     def accumulate(total: Any, index: Int32[Array, ""]) -> tuple[Any, None]:
         (_, loss), gradients = jax.value_and_grad(objective, has_aux=True)(state.vectors, index * config.batch_size)
+        gradients = jax.tree.map(lambda x: x / scale, gradients)
         return jax.tree.map(lambda t, x: t + x / passes, total, (loss, gradients)), None
 
     zero = (jnp.zeros_like(inputs.learning_rate), jax.tree.map(jnp.zeros_like, state.vectors))

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Implementation = Literal["plain", "blocked"]
+from ti_jax.models import attention_gpu, attention_tpu
+
+Implementation = Literal["plain", "blocked", "cudnn", "flash"]
 
 BLOCK = 512  # queries; on a CPU the scores of a block stay in cache
 _SMALLEST_BLOCKED = 256 * 256  # scores of one head from which blocks are quicker on a CPU
@@ -34,8 +36,8 @@ def attention(
         value: of the same type.
         mask: True where a query may look; all of it if None. Only the plain way takes one.
         implementation: plain keeps the whole matrix of scores; blocked never has more than `BLOCK` queries' scores at
-            a time, on a CPU those of one head, and computes them again in the backward pass. None: by shape and by
-            the platform that is compiled for.
+            a time, on a CPU those of one head, and computes them again in the backward pass; cudnn is for NVIDIA GPUs,
+            flash for TPUs. None: by shape and type and by the platform that is compiled for.
 
     Returns:
         the attended values, in the type of the query.
@@ -43,10 +45,19 @@ def attention(
     scores = query.shape[1] * key.shape[1]
     if implementation == "plain" or mask is not None or (implementation is None and scores < _SMALLEST_BLOCKED):
         return _plain(query, key, value, mask)
+    if implementation == "cudnn":
+        return attention_gpu.cudnn(query, key, value)
+    if implementation == "flash":
+        return attention_tpu.flash(query, key, value)
     plain_elsewhere = implementation is None and scores <= _LARGEST_PLAIN
     one_after_the_other = functools.partial(_blocked, over_heads=jax.lax.map)
     elsewhere = _plain if plain_elsewhere else functools.partial(_blocked, over_heads=_at_once)
-    return jax.lax.platform_dependent(query, key, value, cpu=one_after_the_other, default=elsewhere)
+    ways: dict[str, Callable[..., Array]] = {"cpu": one_after_the_other}
+    if implementation is None and attention_gpu.takes(query, key):
+        ways["cuda"] = attention_gpu.cudnn
+    if implementation is None and attention_tpu.takes(query, key):
+        ways["tpu"] = attention_tpu.flash
+    return jax.lax.platform_dependent(query, key, value, **ways, default=elsewhere)
 
 
 def _plain(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Shaped
 from ti_jax.errors import UserError
 from ti_jax.models.config import ANY, check_divides, read_config
 from ti_jax.models.layers import GroupNorm, conv
-from ti_jax.models.unet_blocks import DownBlock, Level, MidBlock, UpBlock
+from ti_jax.models.unet_blocks import DownBlock, Level, MidBlock, Remat, UpBlock, forgetful
 
 _DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 _UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
@@ -239,6 +240,8 @@ class UNet2DConditionModel(nnx.Module):
         timesteps: Shaped[Array, " b"],
         encoder_hidden_states: Float[Array, "b l d"],
         added_conditions: Mapping[str, Array] | None = None,
+        *,
+        remat: Remat = "none",
     ) -> Float[Array, "b h w c2"]:
         """One evaluation.
 
@@ -247,6 +250,7 @@ class UNet2DConditionModel(nnx.Module):
             timesteps: of each example, in [0, number of training timesteps).
             encoder_hidden_states: the context.
             added_conditions: for SDXL, `text_embeds` [b, p] and `time_ids` [b, 6].
+            remat: what the backward pass computes again, for the sake of memory.
 
         Returns:
             the prediction, in the compute type.
@@ -258,15 +262,16 @@ class UNet2DConditionModel(nnx.Module):
             temb = temb + self._added(added_conditions)
         x = 2.0 * sample - 1.0 if config.center_input_sample else sample
         x = self.conv_in(x.astype(self.dtype))
+        level = functools.partial(forgetful, forget=remat == "everything", remat=remat)
         skips = [x]
         for block in self.down_blocks:
-            x, more = block(x, temb, context)
+            x, more = level(block)(x, temb, context)
             skips += more
-        x = self.mid_block(x, temb, context)
+        x = level(self.mid_block)(x, temb, context)
         for block in self.up_blocks:
-            rest = len(skips) - len(block.resnets)
-            size = (skips[rest - 1].shape[1], skips[rest - 1].shape[2]) if rest > 0 else None
-            x = block(x, skips, temb, context, size)
+            skips, taken = skips[: -len(block.resnets)], skips[-len(block.resnets) :]
+            size = skips[-1].shape[1:3] if skips else None
+            x = level(block, size=size)(x, taken, temb, context)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
     def _sinusoids(self, positions: Shaped[Array, " b"], width: int) -> Float[Array, "b width"]:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from ti_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D
 from ti_jax.models.transformer import Transformer2DModel
+
+Remat = Literal["none", "blocks", "everything"]
+"""What the backward pass computes again instead of keeping it: nothing; what is inside of residual blocks and
+transformers; or also what is between them inside of a level."""
+
+
+def forgetful(block: Callable[..., Any], forget: bool, **options: Any) -> Callable[..., Any]:
+    """The block; if it is to forget, its backward pass computes all again from its arguments."""
+    if not forget:
+        return functools.partial(block, **options)
+    # The block is an argument too: its parameters, closed over, would be constants.
+    return functools.partial(jax.checkpoint(lambda block, *args: block(*args, **options)), block)
 
 
 class Level(NamedTuple):
@@ -67,14 +81,19 @@ class DownBlock(nnx.Module):
             self.downsamplers = nnx.List([Downsample2D(level.channels, downsample_padding, rngs=rngs, **types)])
 
     def __call__(
-        self, x: Float[Array, "b h w c"], temb: Float[Array, "b t"], context: Float[Array, "b l d"]
+        self,
+        x: Float[Array, "b h w c"],
+        temb: Float[Array, "b t"],
+        context: Float[Array, "b l d"],
+        *,
+        remat: Remat = "none",
     ) -> tuple[Float[Array, "b h2 w2 c2"], list[Array]]:
         """The level's result, and what goes over to the way up."""
         skips: list[Array] = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, temb)
+            x = forgetful(resnet, remat != "none")(x, temb)
             if hasattr(self, "attentions"):
-                x = self.attentions[i](x, context)
+                x = forgetful(self.attentions[i], remat != "none")(x, context)
             skips.append(x)
         if hasattr(self, "downsamplers"):
             x = self.downsamplers[0](x)
@@ -90,9 +109,16 @@ class MidBlock(nnx.Module):
         self.attentions = nnx.List([level.transformer(rngs=rngs, **types)])
 
     def __call__(
-        self, x: Float[Array, "b h w c"], temb: Float[Array, "b t"], context: Float[Array, "b l d"]
+        self,
+        x: Float[Array, "b h w c"],
+        temb: Float[Array, "b t"],
+        context: Float[Array, "b l d"],
+        *,
+        remat: Remat = "none",
     ) -> Float[Array, "b h w c"]:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x, temb), context), temb)
+        blocks = self.resnets[0], self.attentions[0], self.resnets[1]
+        first, attention, second = (forgetful(block, remat != "none") for block in blocks)
+        return second(attention(first(x, temb), context), temb)
 
 
 class UpBlock(nnx.Module):
@@ -123,11 +149,13 @@ class UpBlock(nnx.Module):
         skips: list[Array],
         temb: Float[Array, "b t"],
         context: Float[Array, "b l d"],
+        *,
         size: tuple[int, int] | None,
+        remat: Remat = "none",
     ) -> Float[Array, "b h2 w2 c2"]:
-        """Takes its share off the end of `skips`; `size` is that of the next level."""
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), temb)
+        """Takes in its `skips`, the last one first; `size` is that of the next level."""
+        for i, (resnet, skip) in enumerate(zip(self.resnets, reversed(skips), strict=True)):
+            x = forgetful(resnet, remat != "none")(jnp.concatenate([x, skip], axis=-1), temb)
             if hasattr(self, "attentions"):
-                x = self.attentions[i](x, context)
+                x = forgetful(self.attentions[i], remat != "none")(x, context)
         return self.upsamplers[0](x, size) if hasattr(self, "upsamplers") else x

@@ -1,0 +1,74 @@
+"""The table of docs/plan.md: what Stable Diffusion costs on hardware that is not here.
+
+    python scripts/bench/plan_table.py [--models sd-1.5 sd-2.1] [--topologies v5e-1 v5e-8 h100] [--file plans.json]
+
+Each row is `ti-jax plan --batch-size 1` with one slot a device, and compiles three times or more, for which a TPU's
+compiler takes many minutes and several GB a time. Rows that are in the file already are taken from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ti_jax.config import InversionConfig
+from ti_jax.planning.apart import plan
+from ti_jax.planning.topologies import topology
+
+
+def main() -> None:
+    """Reads the command line, plans, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=["sd-1.5", "sd-2.1"])
+    parser.add_argument("--topologies", nargs="*", default=["v5e-1", "v5e-8", "h100"])
+    parser.add_argument("--file", type=Path, default=Path("plans.json"))
+    parser.add_argument("--quick", action="store_true", help="do not look for the most slots that fit")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+    rows: dict[str, Any] = json.loads(options.file.read_text()) if options.file.exists() else {}
+    for model in options.models:
+        for name in options.topologies:
+            if f"{model} {name}" not in rows:
+                config = InversionConfig(batch_size=1)
+                costs = plan(model, name, config, slots=topology(name).size, search=not options.quick)
+                rows[f"{model} {name}"] = {**costs, "date": str(datetime.date.today())}
+                options.file.write_text(json.dumps(rows, indent=1) + "\n")
+    print("\n".join(table([rows[f"{model} {name}"] for model in options.models for name in options.topologies])))
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """In Markdown."""
+    titles = (
+        "model", "devices", "slots", "GiB held, of", "TFLOP", "GB of memory", "GB in all", "ms: arithmetic, memory",
+        "slots that fit", "compiled",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in rows:
+        times = ", ".join(_scaled(row[f"{name}_seconds"], 1e-3) for name in ("arithmetic", "memory"))
+        cells = (
+            f"{row['model']}, {row['resolution']} px",
+            row["topology"],
+            row["slots"],
+            f"{_scaled(row['peak_bytes'], 2**30)}, {_scaled(row['device_bytes'], 2**30)}",
+            _scaled(row["flops"], 1e12),
+            _scaled(row["memory_bytes"], 1e9),
+            _scaled(row["bytes_accessed"], 1e9),
+            times,
+            "?" if row["slots_that_fit"] is None else row["slots_that_fit"],
+            row["date"],
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def _scaled(number: float | None, unit: float) -> str:
+    return "?" if number is None else f"{number / unit:.3g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The table of accelerators, and how names are found in it."""
+
+import pytest
+
+from ti_jax.errors import UserError
+from ti_jax.planning.topologies import CHIPS, TOPOLOGIES, topology
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [("v5e-1", 1), ("v5e-8", 8), ("v6e-8", 8), ("v4-8", 4), ("v5p-8", 4), ("h100", 1), ("A100x8", 8)],
+)
+def test_devices(name, devices):
+    found = topology(name)
+    assert found.size == devices
+    assert found.chip is CHIPS[name.lower().split("-")[0].split("x")[0]]
+
+
+def test_unknown_names_are_told_the_nearest():
+    with pytest.raises(UserError, match=r"'v5e-9': did you mean v5e-[148]\?"):
+        topology("v5e-9")
+
+
+def test_peaks_are_of_one_order():
+    """A slip in a unit would be one of a thousand."""
+    for found in TOPOLOGIES.values():
+        assert 100 <= found.chip.flops / found.chip.bandwidth <= 600
+        assert 15e9 < found.chip.memory < 110e9
