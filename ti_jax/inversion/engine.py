@@ -135,6 +135,7 @@ def _compiled_config(config: InversionConfig) -> InversionConfig:
         "save_every",
         "preview_prompts",
         "preview_steps",
+        "profile",
         "data",
         "bounds",
     )
