@@ -82,7 +82,7 @@ def load_parameters(
     leaves = []
     for name in shapes:
         source, transform = plan[name]
-        values = to_ours(transform, tensors[source].read()).astype(param_dtype, order="C")
+        values = np.asarray(to_ours(transform, tensors[source].read()), param_dtype, order="C")
         leaves.append(jax.device_put(values))
     return jax.tree_util.tree_unflatten(structure, leaves)
 
