@@ -49,11 +49,7 @@ def test_a_chunk_says_nothing_to_the_host(engine):
 def test_a_chunk_writes_the_slots_state_where_it_was(engine):
     before = jax.tree.leaves(engine._arrays[1])
     engine.advance(1)
-    assert all(leaf.is_deleted() for leaf in before)
-    inputs, state = engine._arrays
-    compiled = engine._run_chunk.lower(*engine._frozen, state, inputs, np.int32(1)).compile()
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    assert compiled.memory_analysis().alias_size_in_bytes == size
+    assert all(leaf.is_deleted() for leaf in before)  # given away to the program
 
 
 def test_a_recorded_chunk_is_one_dispatch(sd1_twin, tmp_path):
@@ -64,5 +60,5 @@ def test_a_recorded_chunk_is_one_dispatch(sd1_twin, tmp_path):
     assert planes.stat().st_size > 0
     (file,) = (tmp_path / "fox/profile").rglob("*.trace.json.gz")
     events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-    called = [event["name"] for event in events if event.get("name", "").startswith("PjitFunction")]
-    assert called == ["PjitFunction(_chunk)"]
+    called = [(e["name"], e["ts"]) for e in events if e.get("name", "").startswith("PjitFunction")]
+    assert [name for name, _ in called] == ["PjitFunction(_chunk)"], called
