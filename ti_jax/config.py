@@ -169,6 +169,8 @@ class InversionConfig:
     """What previews and the contact sheet draw; `{}` is the word. Unset: what suits the model."""
     preview_steps: int = 25
     """Sampling steps of a preview."""
+    profile: bool = False
+    """Record the second chunk of steps (the first compiles) in OUTPUT/profile, for XProf or Perfetto."""
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)

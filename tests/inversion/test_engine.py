@@ -123,10 +123,3 @@ def test_a_concept_too_large_for_a_slot(pipeline, concepts):
     engine = Engine(pipeline, CONFIG, 1, Bounds.of(concepts[0]))
     with pytest.raises(UserError, match=r"hare has 4 pictures, and a slot has room for 2: give --bounds\.pictures 4"):
         engine.put(0, concepts[1])
-
-
-def test_a_chunk_never_calls_the_host(pipeline, concepts):
-    engine, _ = _run(pipeline, concepts[:1])
-    inputs, state = engine._arrays
-    program = str(engine._run_chunk.trace(*engine._frozen, state, inputs, np.int32(1)).jaxpr)
-    assert "callback" not in program

@@ -93,7 +93,7 @@ class Engine:
             what happened, once it has.
         """
         inputs, state = self._arrays
-        state, log = self._run_chunk(*self._frozen, state, inputs, jnp.int32(num_steps))
+        state, log = self._run_chunk(*self._frozen, state, inputs, np.int32(num_steps))
         self._occupied = inputs, state
         log, failed, settled = jax.device_get((log, state.failed_step, state.settled))
         return ChunkReport(jax.tree.map(lambda rows: rows[: num_steps + 1], log), failed, settled)
@@ -135,6 +135,7 @@ def compiled_config(config: InversionConfig) -> InversionConfig:
         "save_every",
         "preview_prompts",
         "preview_steps",
+        "profile",
         "data",
         "bounds",
     )

@@ -36,6 +36,11 @@ class Folder:
         """Where the checkpoints go."""
         return self.path / "checkpoints"
 
+    @property
+    def profile(self) -> epath.Path:
+        """Where a chunk of steps is recorded."""
+        return self.path / "profile"
+
     def open(self, *, resume: bool, overwrite: bool) -> None:
         """Makes the folder, or decides what becomes of one that exists.
 

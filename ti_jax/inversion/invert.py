@@ -81,6 +81,7 @@ def invert(
             Engine(pipeline, config, 1, Bounds.of(prepared), mesh),
             iter([job]),
             checkpoints=checkpoints,
+            profile=folder.profile if folder is not None and config.profile else None,
             on_progress=None if on_progress is None else _of_one(on_progress),
             should_stop=should_stop,
         )

@@ -159,6 +159,7 @@ def _run(
             stack.enter_context(contextlib.closing(_ahead(begin, queue))),
             total=len(queue),
             checkpoints=checkpoints,
+            profile=folder.profile if folder is not None and config.profile else None,
             on_progress=on_progress,
             should_stop=should_stop,
         )

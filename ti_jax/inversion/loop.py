@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+
+import jax
+from etils import epath
 
 from ti_jax.errors import UserError
 from ti_jax.inversion.engine import Engine
@@ -22,6 +26,7 @@ class Loop:
         queue: concepts ready to begin, or what was wrong with one.
         total: how many there are.
         checkpoints: where the state of all slots is saved; None for nowhere.
+        profile: a local folder to record the second chunk in; None for no record.
         on_progress: called after each chunk of steps.
         should_stop: asked after each chunk; if true, everything is saved and `Interrupted` raised.
     """
@@ -33,6 +38,7 @@ class Loop:
         *,
         total: int = 1,
         checkpoints: Checkpoints | None = None,
+        profile: epath.Path | None = None,
         on_progress: Callable[[QueueProgress], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
@@ -40,7 +46,8 @@ class Loop:
         self._on_progress, self._should_stop = on_progress, should_stop
         self._jobs: list[Job | None] = [None] * engine.slots
         self._clock = (checkpoints and checkpoints.latest_step) or 0
-        self._slot_steps = self._steps_taken = self._finished = self._failed = 0
+        self._chunks = self._slot_steps = self._steps_taken = self._finished = self._failed = 0
+        self._profile = profile
 
     def run(self) -> Iterator[Result | Failure]:
         """Results, and what went wrong, in the order in which they come.
@@ -97,7 +104,10 @@ class Loop:
         config = self._engine.config
         ends = [job.steps_to_next_event() for job in jobs.values() if not job.done]
         steps = min(config.evaluate_every, config.checkpoint_every - self._clock % config.checkpoint_every, *ends)
-        report = self._engine.advance(steps)
+        recorded = self._profile is not None and self._chunks == 1
+        with jax.profiler.trace(str(self._profile)) if recorded else contextlib.nullcontext():
+            report = self._engine.advance(steps)
+        self._chunks += 1
         self._clock += steps
         self._slot_steps += steps * len(self._jobs)
         vectors = self._engine.vectors()

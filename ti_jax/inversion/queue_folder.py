@@ -28,7 +28,7 @@ from ti_jax.parallel.hosts import Host
 
 Line = dict[str, Any]
 
-RESERVED = ("checkpoints", "config.json", "results.jsonl")
+RESERVED = ("checkpoints", "config.json", "profile", "results.jsonl")
 """What no concept can be called."""
 
 

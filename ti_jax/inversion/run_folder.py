@@ -7,6 +7,7 @@ learned_embeds.safetensors           the vectors, after the last step
 <name>.safetensors                   the same; A1111 and ComfyUI name a concept by its file
 learned_embeds-best.safetensors      the vectors that did best on the fixed set
 learned_embeds-steps-N.safetensors   the vectors after N steps, with pictures in previews/steps-N.png
+profile/                             one chunk of steps, if asked for: open it in XProf or Perfetto
 loss.png, contact_sheet.png          how it went, and what the word draws
 result.json                          written last: how the run ended
 """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # which jax brings
 import numpy as np
 
 from ti_jax.errors import UserError
@@ -16,20 +19,16 @@ from ti_jax.weights.pickles import check_pickles, is_archive
 
 @dataclass(frozen=True)
 class SafeTensor:
-    """A tensor in an open safetensors file."""
+    """A tensor in a safetensors file."""
 
-    file: Any
-    name: str
     path: Path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its dimensions, from the file's header."""
-        return tuple(self.file.get_slice(self.name).get_shape())
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """Its values."""
-        return self.file.get_tensor(self.name)
+        """Its values. They are read, not mapped: pages of a map would stay beside the parameters made of them."""
+        return np.fromfile(self.path, self.dtype, math.prod(self.shape), offset=self.offset).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,21 @@ class Rows:
         return self.tensor.read()[self.start : self.stop]
 
 
+# As the format calls them, little-endian all.
+_TYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+
+
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a `.safetensors` file; only its header is read.
 
@@ -84,8 +98,16 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, framework="numpy")  # with bfloat16 from ml_dtypes, which jax brings
-        return {name: SafeTensor(file, name, path) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        with safe_open(path, framework="numpy"), path.open("rb") as file:  # the former finds what is damaged
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+        header.pop("__metadata__", None)
+        return {
+            name: SafeTensor(path, 8 + size + entry["data_offsets"][0], _TYPES[entry["dtype"]], tuple(entry["shape"]))
+            for name, entry in header.items()
+        }
+    except KeyError as error:
+        raise UserError(f"{path} has tensors of type {error}: convert them to float32 or float16") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}): copy or download it again") from error
 

@@ -1,0 +1,64 @@
+"""The device never waits: a chunk of steps is one dispatch that says nothing to the host, in place."""
+
+import gzip
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+import ti_jax
+from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, with_model_defaults
+from ti_jax.inversion.bounds import Bounds
+from ti_jax.inversion.engine import Engine
+from ti_jax.inversion.prepare import prepare
+
+CONFIG = InversionConfig(steps=9, batch_size=2, evaluate_every=3, fixed_set_size=2, profile=True)
+TO_THE_HOST = {"pure_callback", "io_callback", "debug_callback", "debug_print", "infeed", "outfeed"}
+
+
+@pytest.fixture(scope="module")
+def engine(sd1_twin):
+    """With a concept in its slot."""
+    config = with_model_defaults(CONFIG, InversionDefaults())
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    concept = prepare(sd1_twin[1], ConceptSpec("fox", "<fox>", "cat", [pixels]), config)
+    engine = Engine(sd1_twin[1], config, 1, Bounds.of(concept))
+    engine.put(0, concept)
+    return engine
+
+
+def _primitives(jaxpr):
+    """Names of all primitives, those within loops, branches and calls included."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr)):
+            if isinstance(value, Jaxpr | ClosedJaxpr):
+                yield from _primitives(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
+
+
+def test_a_chunk_says_nothing_to_the_host(engine):
+    inputs, state = engine._arrays
+    names = set(_primitives(engine._run_chunk.trace(*engine._frozen, state, inputs, np.int32(1)).jaxpr.jaxpr))
+    assert {"while", "scan", "dot_general"} <= names  # it was walked to the bottom
+    assert not names & TO_THE_HOST
+    assert not any("callback" in name for name in names)
+
+
+def test_a_chunk_writes_the_slots_state_where_it_was(engine):
+    before = jax.tree.leaves(engine._arrays[1])
+    engine.advance(1)
+    assert all(leaf.is_deleted() for leaf in before)  # given away to the program
+
+
+def test_a_recorded_chunk_is_one_dispatch(sd1_twin, tmp_path):
+    ti_jax.invert(
+        sd1_twin[1], "bundled:fox", placeholder="<fox>", initializer="cat", config=CONFIG, output=tmp_path / "fox"
+    )
+    (planes,) = (tmp_path / "fox/profile").rglob("*.xplane.pb")
+    assert planes.stat().st_size > 0
+    (file,) = (tmp_path / "fox/profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    called = [(e["name"], e["ts"]) for e in events if e.get("name", "").startswith("PjitFunction")]
+    assert [name for name, _ in called] == ["PjitFunction(_chunk)"], called
