@@ -12,9 +12,9 @@ from ti_jax.config import DataConfig, InversionConfig, OptimizerConfig
 def get_config() -> InversionConfig:
     """The model's own defaults, which `ti_jax/bundled/tiny/inversion.json` keeps, and previews on the way."""
     return InversionConfig(
-        steps=500,
+        steps=150,
         batch_size=4,
-        save_every=100,
+        save_every=50,
         data=DataConfig(prompts="model"),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
     )

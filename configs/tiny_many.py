@@ -10,10 +10,10 @@ from ti_jax.config import DataConfig, InversionConfig, OptimizerConfig
 
 
 def get_config() -> InversionConfig:
-    """The bundled model's own defaults, with fewer steps."""
+    """The bundled model's own defaults."""
     return InversionConfig(
-        steps=200,
+        steps=150,
         batch_size=4,
         data=DataConfig(prompts="model"),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
     )

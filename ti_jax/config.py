@@ -141,7 +141,7 @@ class InversionConfig:
     """One inversion; the defaults are the paper's where it has them."""
 
     steps: int | None = None
-    """Optimiser steps. Unset: the model's default (3,000 for Stable Diffusion, 500 for the bundled model)."""
+    """Optimiser steps. Unset: the model's default (3,000 for Stable Diffusion, 150 for the bundled model)."""
     batch_size: int = 4
     """Examples in one forward and backward pass."""
     gradient_accumulation: int = 1
