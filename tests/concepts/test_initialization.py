@@ -57,7 +57,7 @@ def test_too_many_tokens_are_printed(start):
         start("a red fox", 2)
 
 
-@pytest.mark.parametrize("word", ["", "  ", "☃", "<|endoftext|>"])
+@pytest.mark.parametrize("word", ["", "  ", "<|endoftext|>"])
 def test_what_cannot_be_spelt_is_refused(start, word):
     with pytest.raises(UserError, match="no token in the vocabulary"):
         start(word)

@@ -84,7 +84,7 @@ def load_parameters(
     for name in shapes:
         source, transform = plan[name]
         values = to_ours(transform, _real_numbers(tensors[source], f"{what}: {source}"))
-        leaves.append(jax.device_put(np.asarray(values, param_dtype, order="C")))
+        leaves.append(jax.device_put(values.astype(param_dtype, order="C")))
         del values  # before the next is read
     return jax.tree_util.tree_unflatten(structure, leaves)
 
