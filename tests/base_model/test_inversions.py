@@ -1,0 +1,60 @@
+"""The study of what inversion does for what was held out."""
+
+from types import SimpleNamespace
+
+import inversions
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import subjects
+from drawings import HOLDOUT
+
+import ti_jax
+
+
+def test_every_held_out_concept_has_words_that_do_not_name_it():
+    names = set(HOLDOUT["concepts"].values())
+    assert set(subjects.WORDS) == names
+    tokenizer = ti_jax.load("tiny").tokenizers["text_encoder"]
+    for initializer, caption in subjects.WORDS.values():
+        assert len(tokenizer(initializer, add_special_tokens=False).input_ids) == 1
+        assert initializer not in names
+        assert len(tokenizer(caption).input_ids) <= 32
+
+
+def test_a_picture_is_one_thing_on_white(drawings):
+    picture = subjects.picture(drawings, "noto", "1f511")
+    assert picture.shape == (64, 64, 3)
+    assert (picture[0] == 255).all()
+    assert (picture[32, 32] != 255).any()
+
+
+def test_the_nearest_subject_is_found():
+    """With a judge whose features are mean colours."""
+    judge = SimpleNamespace(features=lambda images: jnp.mean(images, axis=(1, 2)) + 1.0)
+    colours = {"red": (250, 10, 10), "blue": (10, 10, 250)}
+    pictures = {name: np.tile(np.asarray(value, np.uint8), (2, 8, 8, 1)) for name, value in colours.items()}
+    known = [subjects.Subject(name, "concept", "thing", (), p, p) for name, p in pictures.items()]
+    retrieval = inversions.Retrieval(judge, known)
+    mixed = np.concatenate([pictures["red"], pictures["blue"][:1]])
+    assert retrieval.share(mixed, "red") == pytest.approx(2 / 3)
+    assert retrieval.share(mixed, "blue") == pytest.approx(1 / 3)
+
+
+def test_totals():
+    def row(word, other):
+        scores = {"word": word, "initializer": other, "name": other, "caption": other}
+        return {"kind": "concept", "name": "x", **{f"similarity of {who}": score for who, score in scores.items()}}
+
+    found = inversions.totals([row(0.8, 0.5), row(0.4, 0.5)])["concept"]
+    assert found["similarity of word"] == pytest.approx(0.6)
+    assert found["likelier than name"] == 1
+    assert found["subjects"] == 2
+
+
+def test_what_a_picture_shows():
+    plain = np.full((64, 64, 3), (220, 30, 40), np.uint8)
+    assert inversions._answer("colour", plain, None) == "red"
+    plain[4:16, 4:16] = 255
+    assert inversions._answer("place", plain, None) == "top left"
+    assert inversions._answer("treatment", plain, "mosaic") == "mosaic"
