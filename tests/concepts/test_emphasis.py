@@ -64,3 +64,7 @@ def test_any_text_is_read(prompt):
 def test_text_without_brackets_weighs_nothing(text):
     plain = "".join(letter for letter in text if letter not in "()[]\\")
     assert parse_emphasis(plain) == [Piece(plain, 1.0)]
+
+
+def test_a_weight_beyond_all_numbers_is_text():
+    assert all(piece.weight < 2 for piece in parse_emphasis(f"(a:{'9' * 400})"))

@@ -7,6 +7,7 @@ bracket, and `BREAK` goes on in the next chunk. Source: AUTOMATIC1111/stable-dif
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from itertools import groupby
@@ -69,9 +70,10 @@ def parse_emphasis(prompt: str, words: Iterable[str] = ()) -> list[Piece]:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def _broken(text: str) -> list[Piece]:
