@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from drawings import Concept, Drawings
-from scenes import Scene
+from scenes import Scene, alone
 from treatments import FORMS
 
 from ti_jax.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES
@@ -90,6 +90,13 @@ def in_style(thing: str, style: str, rng: np.random.Generator) -> str:
     """A thing with its article, such as `an owl`, and its style."""
     words = str(rng.choice(STYLES[style]))
     return str(rng.choice(_STYLE_FORMS)).format(article=article(words), style=words, thing=thing)
+
+
+def portrait(scene: Scene, drawings: Drawings) -> tuple[Scene, str]:
+    """The first object of a scene alone, and a caption that names it and its style: how a hand draws a thing."""
+    scene = alone(scene)
+    rng = np.random.default_rng((*scene.seed, 3))
+    return scene, in_style(with_article(_name(drawings.concepts[scene.objects[0].code], rng)), scene.style, rng)
 
 
 def article(words: str) -> str:

@@ -61,6 +61,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="processes that draw scenes; a thread if 0")
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--decay", type=float, help="share of the steps over which the rate falls to zero")
+    parser.add_argument(
+        "--portraits", type=float, help="share of the UNet's scenes that are one thing in a named style"
+    )
     parser.add_argument("--begin-with", type=Path, help="folder with the stage's networks, instead of fresh ones")
     parser.add_argument("--part", choices=get_args(vae.Part), help="of the autoencoder that learns")
     parser.add_argument("--interval", type=float, default=900.0, help="seconds between measures; losses come sooner")
@@ -74,7 +77,8 @@ def main() -> int:
     given = {name: getattr(options, name) for name in ("batch_size", "pool", "passes", "workers")}
     feed = dataclasses.replace(own, **{name: value for name, value in given.items() if value is not None})
     kinds = {"dtype": jnp.dtype(options.dtype), "steps": options.steps or STEPS[options.stage], "feed": feed}
-    kinds |= {name: getattr(options, name) for name in ("rate", "decay", "part") if getattr(options, name) is not None}
+    chosen = {name: getattr(options, name) for name in ("rate", "decay", "part", "portraits")}
+    kinds |= {name: value for name, value in chosen.items() if value is not None}
     run = {"vae": run_vae, "clip": run_clip, "unet": run_unet, "classifier": run_classifier}[options.stage]
     run(seen, options.state_dir, options.begin_with, rhythm, **kinds)
     return 0

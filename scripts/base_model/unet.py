@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from captions import caption
+from captions import caption, portrait
 from drawings import Drawings
 from export import SCHEDULER
 from feed import TRAINING, VALIDATION, Example, Feed, to_float
@@ -64,6 +64,7 @@ def unet_stage(
     feed: Feed = FEED,
     rate: float = 6e-4,
     decay: float = 0.2,
+    portraits: float = 0.0,
     dtype: Any = jnp.float32,
 ) -> Stage:
     """The stage of the text encoder and the UNet.
@@ -78,6 +79,7 @@ def unet_stage(
         feed: of its batches.
         rate: peak learning rate.
         decay: share of the steps over which it falls to zero.
+        portraits: share of the examples that are one large thing whose style is named, which few scenes are by chance.
         dtype: of the computation.
 
     Returns:
@@ -101,7 +103,9 @@ def unet_stage(
 
     def example(index: int, number: int = TRAINING) -> Example:
         scene = random_scene(train, (number, index))
-        return {"pictures": draw(scene, train), "ids": ids_of(tokenizer, [caption(scene, train)])[0][0]}
+        is_portrait = number == TRAINING and np.random.default_rng((number, index, 4)).random() < portraits
+        scene, words = portrait(scene, train) if is_portrait else (scene, caption(scene, train))
+        return {"pictures": draw(scene, train), "ids": ids_of(tokenizer, [words])[0][0]}
 
     def prepare(batch: Example) -> dict[str, jax.Array]:
         mean, deviation = _moments(vae, batch["pictures"])
