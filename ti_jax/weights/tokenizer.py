@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ti_jax.errors import UserError
@@ -29,7 +31,6 @@ def clip_tokenizer(*, padding: str) -> PreTrainedTokenizerBase:
         word, merges, begin and end.
     """
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer  # slow to import
 
     with gzip.open(_MERGES, "rt", encoding="utf-8") as file:
         merges = [tuple(line.split()) for line in file.read().splitlines()[1:]]
@@ -37,7 +38,8 @@ def clip_tokenizer(*, padding: str) -> PreTrainedTokenizerBase:
     ends = [f"{letter}</w>" for letter in letters]
     words = [*letters, *ends, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: i for i, word in enumerate(words)}
-    return CLIPTokenizer(vocabulary, merges, pad_token=padding, model_max_length=CLIP_LENGTH)  # pyright: ignore[reportArgumentType]  # pairs, too
+    tokenizer = _transformers().CLIPTokenizer
+    return tokenizer(vocabulary, merges, pad_token=padding, model_max_length=CLIP_LENGTH)
 
 
 def load_tokenizers(folder: Path, encoders: Iterable[str]) -> dict[str, PreTrainedTokenizerBase]:
@@ -70,8 +72,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: if a file is missing or damaged.
     """
-    import transformers  # slow to import
-
+    transformers = _transformers()
     kind = transformers.BertTokenizer if _is_bert(folder) else transformers.CLIPTokenizer
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True)
@@ -80,6 +81,21 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return tokenizer
     except Exception as error:  # the Rust tokenizers raise bare Exceptions
         raise UserError(f"{folder} holds a damaged tokenizer ({error}): copy or download it again") from error
+
+
+def _transformers() -> ModuleType:
+    """The library, which is slow to import; without its remark that PyTorch is missing: tokenizers do not want it."""
+    quiet = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(quiet)
+    os.environ[quiet] = "1"
+    try:
+        import transformers
+    finally:
+        if before is None:
+            del os.environ[quiet]
+        else:
+            os.environ[quiet] = before
+    return transformers
 
 
 def _is_bert(folder: Path) -> bool:
