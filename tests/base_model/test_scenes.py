@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from backgrounds import COLOURS, Background
-from captions import STYLES, caption, plural, with_article
+from captions import STYLES, caption, plural, portrait, with_article
 from scenes import PLACES, SIZE, draw, random_scene
 from treatments import TREATMENTS
 
@@ -62,6 +62,17 @@ def test_every_kind_of_scene_is_there(scenes):
     assert {scene.place for scene in scenes} >= {None, "top left", "top right", "bottom left", "bottom right"}
     assert {scene.style for scene in scenes} == set(STYLES)
     assert len({scene.background.kind for scene in scenes}) == 7
+
+
+def test_a_portrait_names_its_style_and_shows_one_thing(seen, scenes):
+    for scene in scenes[:60]:
+        shown, words = portrait(scene, seen)
+        (placed,) = shown.objects
+        assert (placed.code, shown.style) == (scene.objects[0].code, scene.style)
+        assert shown.background == Background("plain", ("white",))
+        concept = seen.concepts[placed.code]
+        assert any(name in words for name in (concept.name, *concept.keywords))
+        assert any(style in words for style in STYLES[scene.style])
 
 
 @pytest.mark.parametrize("colour", COLOURS)
