@@ -104,7 +104,10 @@ def plan(
 
     def compiled(slots: int) -> Compiled:
         logger.info("compiling for %d slots; this takes minutes for a large model", slots)
-        return compile_chunk(pipeline, config, slots, bounds, devices, chip.memory)
+        result = compile_chunk(pipeline, config, slots, bounds, devices, chip.memory)
+        held = "what it holds is not known" if result.peak is None else f"{result.peak / 2**30:.2f} GiB held"
+        logger.info("%s with %d slots: %s", "fits" if result.fits else "does not fit", slots, held)
+        return result
 
     asked = compiled(slots)
     most = most_slots(compiled, {slots: asked}, len(devices), chip.memory) if search else None
