@@ -49,37 +49,35 @@ def straight(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, floa
 
 
 def show_measured(facts: Mapping[str, Any], image: Path) -> None:
-    """Medians and spread, with the straight lines that fit best."""
-    print(f"measured on {facts['hardware']}, {facts['date']}")
+    """CPU seconds, which other programs beside it disturb least, with the straight lines that fit best."""
+    print(f"measured on {facts['hardware']}, {facts['date']}, CPU seconds of all threads:")
     figure = Figure(figsize=(12, 3), layout="constrained")
     for panel, axis in zip(figure.subplots(1, len(MEASURED)), MEASURED, strict=True):
         rows = along(facts["rows"], MEASURED, axis)
         x = [row[axis] for row in rows]
-        for kind, color in (("seconds", "tab:gray"), ("cpu_seconds", "tab:blue")):
-            middle, least, most = ([f(row[kind]) for row in rows] for f in (statistics.median, min, max))
-            start, slope, off = straight(x, middle)
-            for value, *numbers in zip(x, middle, least, most, strict=True):
-                print("{} {}: {:.3f} {} ({:.3f} to {:.3f})".format(axis, value, numbers[0], kind, *numbers[1:]))
-            print(f"{axis}: {start:.3f} {kind} and {slope:.4f} for each, at most {off:.1%} off")
-            spread = np.subtract(middle, least), np.subtract(most, middle)
-            panel.errorbar(x, middle, spread, fmt="o", color=color, capsize=3, label=kind.replace("_", " "))
-            panel.plot(x, start + slope * np.array(x), "--", color=color, linewidth=1)
-        panel.set(xlabel=axis.replace("_", " "), ylabel="a run" if axis == "steps" else "a step of all slots")
+        middle, least, most = ([f(row["cpu_seconds"]) for row in rows] for f in (statistics.median, min, max))
+        for value, *seconds in zip(x, middle, least, most, strict=True):
+            print("{} {}: {:.3f} ({:.3f} to {:.3f})".format(axis, value, *seconds))
+        start, slope, off = straight(x, middle)
+        print(f"{axis}: {start:.3f} and {slope:.4f} for each, at most {off:.1%} off")
+        panel.errorbar(x, middle, (np.subtract(middle, least), np.subtract(most, middle)), fmt="o", capsize=3)
+        panel.plot(x, start + slope * np.array(x), "--", color="tab:gray", linewidth=1)
+        panel.set(xlabel=axis.replace("_", " "), ylabel=f"CPU seconds a {'run' if axis == 'steps' else 'step'}")
+        panel.set_xticks(x)
         panel.set_ylim(bottom=0)
-    figure.axes[0].legend()
     figure.savefig(image, dpi=100)
 
 
 def show_compiled(rows: Rows, image: Path) -> None:
     """What a step costs each device."""
-    units = {"flops": 1e9, "bytes_accessed": 1e9, "memory_bytes": 1e9, "peak_bytes": 2**30}
-    print(f"compiled: {rows[0]['model']}, batch {rows[0]['batch_size']}")
+    units = {"flops": 1e9, "bytes_accessed": 1e6, "memory_bytes": 1e6, "peak_bytes": 2**20}
+    print(f"compiled: {rows[0]['model']}, batch {rows[0]['batch_size']}; in GFLOP, MB, MB and MiB:")
     for row in rows:
-        costs = ", ".join(f"{name} {row[name] / unit:.3g}" for name, unit in units.items())
+        costs = ", ".join(f"{name} {row[name] / unit:.4g}" for name, unit in units.items())
         print(f"{row['topology']}, {row['slots']} slots, {row['resolution']} px: {costs}, {row['collectives']}")
-    panels = {"GFLOP": ["flops"], "GB": ["bytes_accessed", "memory_bytes"], "GiB held": ["peak_bytes"]}
+    panels = {"GFLOP": ["flops"], "MB": ["bytes_accessed", "memory_bytes"], "MiB held": ["peak_bytes"]}
     figure = Figure(figsize=(12, 8), layout="constrained")
-    grid = figure.subplots(len(panels), len(COMPILED))
+    grid = figure.subplots(len(panels), len(COMPILED), sharey="row")
     for (label, costs), line in zip(panels.items(), grid, strict=True):
         for axis, panel in zip(COMPILED, line, strict=True):
             found = along(rows, COMPILED, axis)
@@ -88,7 +86,8 @@ def show_compiled(rows: Rows, image: Path) -> None:
                 panel.loglog(x, [row[cost] / units[cost] for row in found], "o-", base=2, label=cost.replace("_", " "))
             panel.set(xlabel="devices" if axis == "topology" else axis, ylabel=f"{label}, of a device")
             panel.set_xticks(x, x)
-            panel.legend()
+            panel.yaxis.set_major_formatter("{x:g}")
+    grid[1, 0].legend()
     figure.savefig(image, dpi=100)
 
 
