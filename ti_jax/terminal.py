@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ti_jax.inversion.result import Progress, QueueProgress
 
 _SECONDS_BETWEEN_LINES = 10.0
-_BARS_A_SECOND = 2.0  # drawn beside the run, in its processor time: rich's ten would take more than a hundredth of a core
+_BARS_A_SECOND = 2.0  # rich draws ten, in a thread beside the run
 
 
 @contextlib.contextmanager

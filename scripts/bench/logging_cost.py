@@ -6,7 +6,7 @@ Learns a concept with a run folder and the progress bar of a terminal, as `ti-ja
 turn. What is compared is from the end of the first chunk of steps to the end of the last, a checkpoint included; what
 is drawn after them is no logging. Such a ratio drowns in the noise of a busy machine, so the logged runs also take the
 time inside of the calls that measure, note, warn, show and write, over that of the chunks of steps; and the bar, which
-draws itself ten times a second beside the run, is left to itself for a while.
+draws itself beside the run, is left to itself for a while.
 """
 
 from __future__ import annotations
