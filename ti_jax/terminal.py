@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ti_jax.inversion.result import Progress, QueueProgress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_BARS_A_SECOND = 2.0  # rich draws ten, in a thread beside the run
 
 
 @contextlib.contextmanager
@@ -33,7 +34,7 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
         yield lines
         return
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Bar(*columns, console=console) as bar:
+    with Bar(*columns, console=console, refresh_per_second=_BARS_A_SECOND) as bar:
         task = bar.add_task("preparing; compiling takes a while", total=None)
 
         def show(progress: Progress) -> None:
