@@ -54,12 +54,14 @@ class Conv(nnx.Conv):
     """A square convolution with a bias."""
 
     def __call__(self, inputs: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        if self.kernel_size != (3, 3) or self.strides != 1:
+        if self.kernel_size not in ((1, 1), (3, 3)) or self.strides != 1:
             return super().__call__(inputs)
         on_cpu = functools.partial(self._same_size, self._convolution_on_cpu(inputs))
         return jax.lax.platform_dependent(inputs, cpu=on_cpu, default=super().__call__)
 
     def _convolution_on_cpu(self, x: Array) -> Callable[[Array, Array], Array]:
+        if self.kernel_size == (1, 1):
+            return _pixels_times_kernel
         if self.dtype == jnp.float32 and winograd.pays(x.shape, self.out_features):
             return winograd.convolve
         # XLA's convolution on the CPU first rearranges the kernel, which may be larger than the picture's patches.
@@ -69,6 +71,11 @@ class Conv(nnx.Conv):
         assert self.bias is not None
         x, kernel, bias = (y.astype(self.dtype) for y in (x, self.kernel[...], self.bias[...]))
         return convolve(x, kernel) + bias[None, None, None]
+
+
+def _pixels_times_kernel(x: Float[Array, "b h w c"], kernel: Float[Array, "1 1 c d"]) -> Float[Array, "b h w d"]:
+    """As a matrix product: the derivative of the convolution is much slower on a CPU."""
+    return x @ kernel[0, 0]
 
 
 def _patches_times_kernel(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
