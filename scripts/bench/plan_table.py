@@ -1,9 +1,11 @@
 """The table of docs/plan.md: what Stable Diffusion costs on hardware that is not here.
 
-    python scripts/bench/plan_table.py [--models sd-1.5 sd-2.1] [--topologies v5e-1 v5e-8 h100] [--file plans.json]
+    python scripts/bench/plan_table.py [--models sd-1.5 sd-2.1] [--topologies v5e-1 v5e-8 h100] [--slots 1 8]
+        [--quick] [--file plans.json]
 
-Each row is `ti-jax plan --batch-size 1` with one slot a device, and compiles three times or more, for which a TPU's
-compiler takes many minutes and several GB a time. Rows that are in the file already are taken from there.
+Each row is `ti-jax plan --batch-size 1` with so many slots a device. It compiles three times or more, or once if
+`--quick`, for which a TPU's compiler takes many minutes and several GB a time. Rows that are in the file already are
+taken from there.
 """
 
 from __future__ import annotations
@@ -25,20 +27,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["sd-1.5", "sd-2.1"])
     parser.add_argument("--topologies", nargs="*", default=["v5e-1", "v5e-8", "h100"])
+    parser.add_argument("--slots", nargs="*", type=int, default=[1], help="of each device")
     parser.add_argument("--file", type=Path, default=Path("plans.json"))
     parser.add_argument("--quick", action="store_true", help="do not look for the most slots that fit")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     rows: dict[str, Any] = json.loads(options.file.read_text()) if options.file.exists() else {}
-    for model in options.models:
-        for name in options.topologies:
-            if f"{model} {name}" not in rows:
-                config = InversionConfig(batch_size=1)
-                costs = plan(model, name, config, slots=topology(name).size, search=not options.quick)
-                rows[f"{model} {name}"] = {**costs, "date": str(datetime.date.today())}
-                options.file.write_text(json.dumps(rows, indent=1) + "\n")
-    print("\n".join(table([rows[f"{model} {name}"] for model in options.models for name in options.topologies])))
+    asked = [(m, t, n) for m in options.models for t in options.topologies for n in options.slots]
+    for model, name, slots in asked:
+        if _key(model, name, slots) not in rows:
+            config, all_slots = InversionConfig(batch_size=1), slots * topology(name).size
+            costs = plan(model, name, config, slots=all_slots, search=not options.quick)
+            rows[_key(model, name, slots)] = {**costs, "date": str(datetime.date.today())}
+            options.file.write_text(json.dumps(rows, indent=1) + "\n")
+    print("\n".join(table([rows[_key(*row)] for row in asked])))
+
+
+def _key(model: str, name: str, slots: int) -> str:
+    return f"{model} {name} {slots}"
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
