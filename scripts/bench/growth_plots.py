@@ -1,6 +1,8 @@
 """Prints and draws what `growth.py` found.
 
-python scripts/bench/growth_plots.py [--file docs/growth.json] [--images docs/images] [--model tiny]
+    python scripts/bench/growth_plots.py [--file docs/growth.json] [--images docs/images] [--model tiny]
+
+Numbers and fitted lines go to the terminal, the plots to the folder of images.
 """
 
 from __future__ import annotations

@@ -39,19 +39,18 @@ def test_group_norm(shape, mean):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "size"),
-    [(6, 5, (4, 7)), (64, 5, (4, 7)), (64, 5, (1, 1))],
-    ids=["many pixels", "many channels", "one pixel"],
+    ("inputs", "outputs", "size", "kernel"),
+    [(6, 5, (4, 7), 3), (64, 5, (4, 7), 3), (64, 5, (1, 1), 3), (6, 5, (4, 7), 1)],
+    ids=["many pixels", "many channels", "one pixel", "kernel of one pixel"],
 )
-def test_convolution_and_gradient(inputs, outputs, size):
-    """Where there are more channels than pixels it is a matrix product on the CPU."""
-    reference, ours = pair(
-        torch.nn.Conv2d(inputs, outputs, 3, padding=1), lambda **t: conv(inputs, outputs, **t), UNET, dtype=jnp.float32
-    )
+def test_convolution_and_gradient(inputs, outputs, size, kernel):
+    """Where there are more channels than pixels, or the kernel has one pixel, it is a matrix product on the CPU."""
+    theirs = torch.nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    reference, ours = pair(theirs, lambda **t: conv(inputs, outputs, kernel, **t), UNET, dtype=jnp.float32)
     x, weights = draws(2, *size, inputs), draws(2, *size, outputs, seed=1)
-    theirs = nchw(x).requires_grad_()
-    expected = reference.requires_grad_(True)(theirs)
-    by_x, by_kernel = torch.autograd.grad((expected * nchw(weights)).sum(), (theirs, reference.weight))
+    given = nchw(x).requires_grad_()
+    expected = reference.requires_grad_(True)(given)
+    by_x, by_kernel = torch.autograd.grad((expected * nchw(weights)).sum(), (given, reference.weight))
 
     def pull_back(module, x, weights):
         output, backward = jax.vjp(Conv.__call__, module, x)
