@@ -4,9 +4,11 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from ti_jax import compilation
 
@@ -79,3 +81,19 @@ def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
 def test_jit_takes_what_that_of_jax_takes():
     scaled = compilation.jit(lambda x, *, by: x * len(by), static_argnames="by")
     assert scaled(jnp.float32(2.0), by="abc") == 6.0
+
+
+@pytest.mark.parametrize(("least", "expected"), [(0.0, [0]), (1000.0, [])])
+def test_memory_goes_back_after_long_compilations(monkeypatch, least, expected):
+    asked, listeners = [], []
+    monkeypatch.setattr(compilation.ctypes, "CDLL", lambda _: types.SimpleNamespace(malloc_trim=asked.append))
+    monkeypatch.setattr(compilation.sys, "platform", "linux")
+    monkeypatch.setattr(compilation, "_LONG", least)
+    add = jax.monitoring.register_event_duration_secs_listener
+    monkeypatch.setattr(jax.monitoring, add.__name__, lambda listener: listeners.append(listener) or add(listener))
+    compilation.give_memory_back.__wrapped__()
+    try:
+        jax.jit(lambda x: x + least).lower(1.0).compile()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(*listeners)
+    assert asked == expected

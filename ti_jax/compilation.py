@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ _CPU_OPTIONS = {
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 _CACHE_BYTES = 4 * 2**30
+_LONG = 10.0  # seconds of a compilation
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -80,3 +83,19 @@ def keep_compiled_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+
+
+@functools.cache
+def give_memory_back() -> None:
+    """From now on, what a long compilation has freed goes back to the system at its end.
+
+    glibc would keep it for as long as the process lives. Other C libraries are left alone.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+    def compiled(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and seconds > _LONG:
+            trim(0)
+
+    if trim:
+        jax.monitoring.register_event_duration_secs_listener(compiled)

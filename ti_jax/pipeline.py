@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from ti_jax.compilation import keep_compiled_programs
+from ti_jax.compilation import give_memory_back, keep_compiled_programs
 from ti_jax.concepts.chunks import ChunkedPrompts, tokenize_chunks
 from ti_jax.concepts.prompts import TokenizedPrompts, tokenize
 from ti_jax.config import InversionDefaults
@@ -225,6 +225,7 @@ def load(
             implemented.
     """
     keep_compiled_programs()
+    give_memory_back()
     files = open_model(
         str(source),
         variant=variant,

@@ -66,7 +66,7 @@ def convolve(x: Float32[Array, "b h w c"], kernel: Float32[Array, "3 3 c d"]) ->
     Returns:
         what `jax.lax.conv_general_dilated` returns but for rounding, less than 1e-5 of the largest value.
     """
-    return _by_tiles(x, _values_of_kernel(kernel), "ptc,pcd->ptd", _OF_INPUT, _OF_OUTPUT)
+    return _by_tiles(x, kernel, "ptc,pcd->ptd", _OF_INPUT, _OF_OUTPUT)
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -76,7 +76,7 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
     x, kernel = saved
     # A convolution with the turned kernel.
-    of_x = _by_tiles(slope, _values_of_kernel(kernel), "ptd,pcd->ptc", _OF_INPUT[::-1], _OF_OUTPUT[:, ::-1])
+    of_x = _by_tiles(slope, kernel, "ptd,pcd->ptc", _OF_INPUT[::-1], _OF_OUTPUT[:, ::-1])
     (of_kernel,) = jax.linear_transpose(lambda k: _direct(x, k), kernel)(slope)
     return of_x, of_kernel
 
@@ -95,13 +95,14 @@ def _values_of_kernel(kernel: Array) -> Float32[Array, "36 c d"]:
 
 def _by_tiles(x: Array, kernel: Array, product: str, of_input: np.ndarray, of_output: np.ndarray) -> Array:
     """One axis after the other: values of all tiles, their products with the kernel's, and what these make up."""
+    x, kernel = jax.lax.optimization_barrier((x, kernel))  # or a loop would keep the values of all kernels
     b, h, w, c = x.shape
     down, across = -(-h // _TILE), -(-w // _TILE)
     x = jnp.pad(x, ((0, 0), (1, down * _TILE - h + 1), (1, across * _TILE - w + 1), (0, 0)))
     rows = _combine(of_input, [x[:, i : i + down * _TILE - 3 : _TILE] for i in range(_POINTS)], axis=0)
     columns = [rows[:, :, :, j : j + across * _TILE - 3 : _TILE] for j in range(_POINTS)]
     values = _combine(of_input, columns, axis=1).reshape(_POINTS**2, -1, c)
-    products = jnp.einsum(product, values, kernel).reshape(_POINTS, _POINTS, b, down, across, -1)
+    products = jnp.einsum(product, values, _values_of_kernel(kernel)).reshape(_POINTS, _POINTS, b, down, across, -1)
     columns = _combine(of_output, [products[:, j] for j in range(_POINTS)], axis=4)
     rows = list(columns.reshape(_POINTS, b, down, across * _TILE, -1))
     return _combine(of_output, rows, axis=2).reshape(b, down * _TILE, across * _TILE, -1)[:, :h, :w]
