@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import types
 
 import classifier
 import clip
@@ -134,6 +135,32 @@ def test_a_pool_is_used_several_times_in_other_orders(workers):
     assert set(whole[:3]) == set(whole[3:6]) == {(0, 1), (2, 3), (4, 5)}
     assert sorted(whole[6:]) == [(6, 7), (8, 9), (10, 11)]
     assert all(made(first) == whole[first:] for first in range(1, 9))
+
+
+def test_the_loss_of_the_unet_is_the_error_of_the_velocity_mostly_where_noise_is_strong():
+    schedule = NoiseSchedule.from_config(export.SCHEDULER)
+    count, seen_timesteps = 4096, []
+
+    class Text:
+        def embed(self, ids):
+            return ids
+
+        def __call__(self, ids, *_):
+            return types.SimpleNamespace(last_hidden_state=ids)
+
+    def nothing(noisy, timesteps, _):
+        seen_timesteps.append(np.asarray(timesteps))
+        return jnp.zeros_like(noisy)
+
+    mean = jnp.full((count, 2, 2, 4), 2.0)
+    batch = {"mean": mean, "deviation": jnp.zeros_like(mean), "ids": jnp.zeros((count, 1))}
+    loss = float(unet.denoising_loss(unet.Networks(Text(), nothing), schedule, batch, jax.random.key(0)))
+    times = seen_timesteps[0]
+    assert set(times) <= set(range(1000))
+    for share in (0.25, 0.5, 0.75):
+        np.testing.assert_allclose((times < 1000 * share).mean(), share**2, atol=1e-3)
+    signal = np.asarray(schedule.alphas_cumprod, np.float64)[times]
+    np.testing.assert_allclose(loss, np.mean(signal + (1 - signal) * 2.0**2), rtol=0.01)
 
 
 def test_samples(small_unet, small_unet_networks, tokenizer):
