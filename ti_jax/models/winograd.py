@@ -42,8 +42,8 @@ _OF_OUTPUT, _OF_KERNEL, _OF_INPUT = _matrices()
 def pays(shape: Sequence[int], outputs: int) -> bool:
     """Whether this is worth its while on a CPU.
 
-    The kernel's values at all points are four times the kernel, and kept until the backward pass: they must be few
-    beside the pixels. Of small networks it would take longer to compile than it saves. All tiles together are 2.25
+    The kernel's values at all points are four times the kernel, and made in every pass: they must be few beside the
+    pixels. Of small networks it would take longer to compile than it saves. All tiles together are 2.25
     times the input, which is too much of large pictures. The number of examples plays no part, so that each has the
     same rounding in any company.
 
