@@ -129,9 +129,8 @@ def denoising_loss(
 ) -> jax.Array:
     """The squared error of the predicted velocity, at timesteps that are the likelier the more noise they have.
 
-    Words say most where a picture is all but noise: at the last timestep they lower the error by a third, at the middle
-    one by a tenth. Weights of min-SNR (Hang et al. 2023) would make the former count 1/200, and the model would hardly
-    learn what a word looks like.
+    Words say most where a picture is all but noise. Weights of min-SNR (Hang et al. 2023) would make the last timestep
+    count 1/200, and the model would hardly learn what a word looks like.
 
     Args:
         networks: their parameters are differentiated.

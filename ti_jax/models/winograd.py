@@ -43,9 +43,9 @@ def pays(shape: Sequence[int], outputs: int) -> bool:
     """Whether this is worth its while on a CPU.
 
     The kernel's values at all points are four times the kernel, and made in every pass: they must be few beside the
-    pixels. Of small networks it would take longer to compile than it saves. All tiles together are 2.25
-    times the input, which is too much of large pictures. The number of examples plays no part, so that each has the
-    same rounding in any company.
+    pixels. Of small networks it would take longer to compile than it saves. All tiles together are 2.25 times the
+    input, which is too much of large pictures. The number of examples plays no part, so that each has the same rounding
+    in any company.
 
     Args:
         shape: of the input: examples, height, width, channels.
