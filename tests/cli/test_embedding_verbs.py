@@ -1,6 +1,5 @@
 """`ti-jax convert`, `merge` and `inspect`."""
 
-import functools
 import json
 
 import jax.numpy as jnp
@@ -9,22 +8,12 @@ import pytest
 
 import ti_jax
 from ti_jax import Concept
-from ti_jax.cli.common import Common
 from ti_jax.cli.usage import diffusers_calls, diffusers_pipeline
 from ti_jax.concepts import formats
 
 random = np.random.default_rng(0)
 FOX, CAT = (random.normal(size=(count, 8)).astype(np.float32) for count in (2, 1))
 XL = {"text_encoder": FOX, "text_encoder_2": random.normal(size=(2, 12)).astype(np.float32)}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_load():
-    """A model is loaded once for all commands."""
-    load = Common.load_pipeline
-    Common.load_pipeline = functools.cache(load)
-    yield
-    Common.load_pipeline = load
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """`ti-jax invert-many`: what it says and writes, its statuses, and runs that end early."""
 
 import contextlib
-import functools
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ from PIL import Image
 
 import ti_jax
 from ti_jax import terminal
-from ti_jax.cli.common import Common
 
 QUICK = """
 from ti_jax.config import DataConfig, InversionConfig
@@ -24,15 +22,6 @@ def get_config():
     )
 """
 NAMES = ("newt", "owl", "wren")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_load():
-    """A model is loaded once for all commands."""
-    load = Common.load_pipeline
-    Common.load_pipeline = functools.cache(load)
-    yield
-    Common.load_pipeline = load
 
 
 @pytest.fixture(scope="module")
