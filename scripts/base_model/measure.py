@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ def by_model(pipeline: ti_jax.Pipeline, drawings: Drawings, **settings: Any) -> 
     return pictures_of
 
 
-def measure(draw_cases: Draw, drawings: Drawings, judges: dict[str, Judge], count: int) -> dict[str, float]:
-    """Every measure, as a share of `count` cases.
+def measure(draw_cases: Draw, drawings: Drawings, judges: dict[str, Judge], count: int) -> dict[str, Any]:
+    """Every measure, as a share of `count` cases, and what styles are taken for.
 
     Args:
         draw_cases: gives the pictures.
@@ -102,7 +103,7 @@ def measure(draw_cases: Draw, drawings: Drawings, judges: dict[str, Judge], coun
         count: of cases of each kind.
 
     Returns:
-        shares by name.
+        shares by name; `styles mistaken by WHO` has numbers of cases, such as `{"noto for twemoji": 3}`.
     """
     by_kind = {kind: cases(drawings, kind, count) for kind in KINDS}
     drawn_of: dict[str, np.ndarray] = {}
@@ -111,7 +112,7 @@ def measure(draw_cases: Draw, drawings: Drawings, judges: dict[str, Judge], coun
         drawn_of[kind] = draw_cases(group)
     names = {kind: [_name(case, drawings) for case in group] for kind, group in by_kind.items()}
     truths = {kind: [case.truth for case in group] for kind, group in by_kind.items()}
-    shares = {
+    shares: dict[str, Any] = {
         "colour": _share(map(background_colour, drawn_of["colour"]), truths["colour"]),
         "place": _share(map(object_place, drawn_of["place"]), truths["place"]),
     }
@@ -119,8 +120,10 @@ def measure(draw_cases: Draw, drawings: Drawings, judges: dict[str, Judge], coun
         ranks = concept_ranks(judge, drawn_of["concept"], names["concept"])
         shares[f"concept top-1 by {who}"] = float(np.mean(ranks < 1))
         shares[f"concept top-5 by {who}"] = float(np.mean(ranks < 5))
-        styles = judge.styles(drawn_of["style"], names["style"]).argmax(axis=1)
-        shares[f"style by {who}"] = _share((list(STYLES)[i] for i in styles), truths["style"])
+        styles = [list(STYLES)[i] for i in judge.styles(drawn_of["style"], names["style"]).argmax(axis=1)]
+        shares[f"style by {who}"] = _share(styles, truths["style"])
+        mistaken = Counter(f"{a} for {b}" for a, b in zip(truths["style"], styles, strict=True) if a != b)
+        shares[f"styles mistaken by {who}"] = dict(mistaken.most_common())
     clip = judges["clip"]
     assert isinstance(clip, ClipJudge)
     treatments = clip.treatments(drawn_of["treatment"], names["treatment"]).argmax(axis=1)
