@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ti_jax.models import attention_gpu, attention_tpu
+from ti_jax.models.products import einsum
 
 Implementation = Literal["plain", "blocked", "cudnn", "flash"]
 
@@ -100,11 +101,11 @@ class _Saved(NamedTuple):
 
 def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, _Saved]:
     def one_block(query: Array) -> tuple[Array, Array]:
-        scores = _product("qd,kd->qk", query, keys)
+        scores = einsum("qd,kd->qk", query, keys)
         largest = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - largest)
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        attended = jnp.matmul(weights.astype(values.dtype), values, preferred_element_type=jnp.float32) / total
+        attended = einsum("qk,kd->qd", weights.astype(values.dtype), values) / total
         return attended.astype(values.dtype), largest + jnp.log(total)
 
     attended, log_totals = jax.lax.map(one_block, queries)
@@ -116,13 +117,13 @@ def _backward(saved: _Saved, slope: Array) -> tuple[Array, Array, Array]:
 
     def one_block(sums: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         query, attended, log_total, slope = block
-        weights = jnp.exp(_product("qd,kd->qk", query, keys) - log_total)
+        weights = jnp.exp(einsum("qd,kd->qk", query, keys) - log_total)
         along = jnp.sum(slope.astype(jnp.float32) * attended.astype(jnp.float32), axis=-1, keepdims=True)
-        by_score = (weights * (_product("qd,kd->qk", slope, values) - along)).astype(query.dtype)
+        by_score = (weights * (einsum("qd,kd->qk", slope, values) - along)).astype(query.dtype)
         # Sums with the keys last: XLA's product for the CPU is four times slower with them first.
-        of_keys = sums[0] + _product("qk,qd->dk", by_score, query)
-        of_values = sums[1] + _product("qk,qd->dk", weights.astype(values.dtype), slope)
-        return (of_keys, of_values), (by_score @ keys)
+        of_keys = sums[0] + einsum("qk,qd->dk", by_score, query)
+        of_values = sums[1] + einsum("qk,qd->dk", weights.astype(values.dtype), slope)
+        return (of_keys, of_values), einsum("qk,kd->qd", by_score, keys).astype(keys.dtype)
 
     zeros = jnp.zeros(keys.shape[::-1], jnp.float32)
     blocks = saved.queries, saved.attended, saved.log_totals, slope
@@ -131,10 +132,6 @@ def _backward(saved: _Saved, slope: Array) -> tuple[Array, Array, Array]:
 
 
 _one_head.defvjp(_forward, _backward)
-
-
-def _product(indices: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(indices, a, b, preferred_element_type=jnp.float32)
 
 
 def _at_once(function: Callable[..., Array], arrays: tuple[Array, ...]) -> Array:

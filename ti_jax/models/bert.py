@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32
 from ti_jax.errors import UserError
 from ti_jax.models.attention import attention
 from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, check_divides, read_config
-from ti_jax.models.layers import layer_norm
+from ti_jax.models.layers import layer_norm, linear
 
 _EPSILON = 1e-5
 
@@ -81,10 +81,10 @@ class LDMBertAttention(nnx.Module):
     def __init__(self, config: LDMBertConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
         width, self.heads = config.d_model, config.encoder_attention_heads
         inner = self.heads * config.head_dim
-        self.q_proj = nnx.Linear(width, inner, use_bias=False, rngs=rngs, **types)
-        self.k_proj = nnx.Linear(width, inner, use_bias=False, rngs=rngs, **types)
-        self.v_proj = nnx.Linear(width, inner, use_bias=False, rngs=rngs, **types)
-        self.out_proj = nnx.Linear(inner, width, rngs=rngs, **types)
+        self.q_proj = linear(width, inner, use_bias=False, rngs=rngs, **types)
+        self.k_proj = linear(width, inner, use_bias=False, rngs=rngs, **types)
+        self.v_proj = linear(width, inner, use_bias=False, rngs=rngs, **types)
+        self.out_proj = linear(inner, width, rngs=rngs, **types)
 
     def __call__(self, x: Float[Array, "b l width"]) -> Float[Array, "b l width"]:
         b, length, _ = x.shape
@@ -107,8 +107,8 @@ class LDMBertEncoderLayer(nnx.Module):
         norm: dict[str, Any] = {"rngs": rngs, "param_dtype": param_dtype}
         self.self_attn = LDMBertAttention(config, rngs=rngs, **types)
         self.self_attn_layer_norm = layer_norm(config.d_model, _EPSILON, **norm)
-        self.fc1 = nnx.Linear(config.d_model, config.encoder_ffn_dim, rngs=rngs, **types)
-        self.fc2 = nnx.Linear(config.encoder_ffn_dim, config.d_model, rngs=rngs, **types)
+        self.fc1 = linear(config.d_model, config.encoder_ffn_dim, rngs=rngs, **types)
+        self.fc2 = linear(config.encoder_ffn_dim, config.d_model, rngs=rngs, **types)
         self.final_layer_norm = layer_norm(config.d_model, _EPSILON, **norm)
 
     def __call__(self, x: Float[Array, "b l width"]) -> Float[Array, "b l width"]:

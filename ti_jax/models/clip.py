@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32
 from ti_jax.errors import UserError
 from ti_jax.models.attention import attention
 from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, check_divides, read_config
-from ti_jax.models.layers import layer_norm
+from ti_jax.models.layers import layer_norm, linear
 
 _ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -122,10 +122,10 @@ class CLIPAttention(nnx.Module):
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
         width = config.hidden_size
         self.heads, self.causal = config.num_attention_heads, config.causal
-        self.q_proj = nnx.Linear(width, width, rngs=rngs, **types)
-        self.k_proj = nnx.Linear(width, width, rngs=rngs, **types)
-        self.v_proj = nnx.Linear(width, width, rngs=rngs, **types)
-        self.out_proj = nnx.Linear(width, width, rngs=rngs, **types)
+        self.q_proj = linear(width, width, rngs=rngs, **types)
+        self.k_proj = linear(width, width, rngs=rngs, **types)
+        self.v_proj = linear(width, width, rngs=rngs, **types)
+        self.out_proj = linear(width, width, rngs=rngs, **types)
 
     def __call__(self, x: Float[Array, "b l width"]) -> Float[Array, "b l width"]:
         b, length, width = x.shape
@@ -141,8 +141,8 @@ class CLIPMLP(nnx.Module):
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs, **types: Any) -> None:
         self.activation = config.hidden_act
-        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, rngs=rngs, **types)
-        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, rngs=rngs, **types)
+        self.fc1 = linear(config.hidden_size, config.intermediate_size, rngs=rngs, **types)
+        self.fc2 = linear(config.intermediate_size, config.hidden_size, rngs=rngs, **types)
 
     def __call__(self, x: Float[Array, "b l width"]) -> Float[Array, "b l width"]:
         return self.fc2(_ACTIVATIONS[self.activation](self.fc1(x)))
@@ -204,9 +204,7 @@ class CLIPTextModel(nnx.Module):
             config.hidden_size, config.layer_norm_eps, rngs=rngs, param_dtype=param_dtype
         )
         if config.with_projection:
-            self.text_projection = nnx.Linear(
-                config.hidden_size, config.projection_dim, use_bias=False, rngs=rngs, **types
-            )
+            self.text_projection = linear(config.hidden_size, config.projection_dim, use_bias=False, rngs=rngs, **types)
 
     def embed(self, ids: Int32[Array, "*b l"]) -> Float[Array, "*b l width"]:
         """Rows of the token table, without positions: where learned vectors are spliced in."""

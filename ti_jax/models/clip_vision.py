@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 from ti_jax.errors import UserError
 from ti_jax.models.clip import CLIPEncoder, CLIPTextConfig, CLIPTextModel, check_activation
 from ti_jax.models.config import ANY, TRANSFORMERS_KEYS, read_config
-from ti_jax.models.layers import layer_norm
+from ti_jax.models.layers import layer_norm, linear
 
 _NEUTRAL: dict[str, Any] = {
     "attention_dropout": ANY,  # nothing is dropped: the towers are frozen
@@ -160,8 +160,8 @@ class CLIPModel(nnx.Module):
         self.config = config
         self.text_model = CLIPTextModel(config.text, rngs=rngs, **types)
         self.vision_model = CLIPVisionModel(config.vision, rngs=rngs, **types)
-        self.text_projection = nnx.Linear(config.text.hidden_size, config.projection_dim, **projection)
-        self.visual_projection = nnx.Linear(config.vision.hidden_size, config.projection_dim, **projection)
+        self.text_projection = linear(config.text.hidden_size, config.projection_dim, **projection)
+        self.visual_projection = linear(config.vision.hidden_size, config.projection_dim, **projection)
         self.logit_scale = nnx.Param(jnp.asarray(2.6592, param_dtype))
 
     def text_features(self, ids: Int32[Array, "b l"], pool_index: Int32[Array, " b"]) -> Float[Array, "b features"]:

@@ -10,9 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from ti_jax.models import winograd
+from ti_jax.models.products import einsum, in_bfloat16, matmul
+
+_LARGEST_IN_PATCHES = 128 * 128
+"""Pixels of a picture from which its patches, nine times the picture, take too much memory."""
 
 
 class GroupNorm(nnx.Module):
@@ -50,6 +54,16 @@ def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs, param_dtype: DType
     return nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs, dtype=jnp.float32, param_dtype=param_dtype)
 
 
+def linear(inputs: int, outputs: int, **options: Any) -> nnx.Linear:
+    """A linear layer, with the options of `nnx.Linear`."""
+    return nnx.Linear(inputs, outputs, dot_general=_of_last_axis, **options)
+
+
+def _of_last_axis(x: Array, kernel: Array, dimension_numbers: Any, **_: Any) -> Array:
+    assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ()))
+    return matmul(x, kernel)
+
+
 class Conv(nnx.Conv):
     """A square convolution with a bias."""
 
@@ -62,7 +76,8 @@ class Conv(nnx.Conv):
     def _convolution_on_cpu(self, x: Array) -> Callable[[Array, Array], Array]:
         if self.kernel_size == (1, 1):
             return _pixels_times_kernel
-        if self.dtype == jnp.float32 and winograd.pays(x.shape, self.out_features):
+        in_float32 = self.dtype == jnp.float32 and not in_bfloat16(jnp.float32)
+        if in_float32 and winograd.pays(x.shape, self.out_features):
             return winograd.convolve
         # XLA's convolution on the CPU first rearranges the kernel, which may be larger than the picture's patches.
         return _patches_times_kernel if x[..., 0].size < x.shape[-1] else _convolve
@@ -75,21 +90,36 @@ class Conv(nnx.Conv):
 
 def _pixels_times_kernel(x: Float[Array, "b h w c"], kernel: Float[Array, "1 1 c d"]) -> Float[Array, "b h w d"]:
     """As a matrix product: the derivative of the convolution is much slower on a CPU."""
-    return x @ kernel[0, 0]
+    return matmul(x, kernel[0, 0])
 
 
 def _patches_times_kernel(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
     """Stride 1 and a pixel of padding, as one matrix product."""
+    return matmul(_patches(x), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _patches(x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b h w 9*c"]:
     _, h, w, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    return jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
+
+
+def _patches_in_bfloat16(x: Float[Array, "b h w c"]) -> Float[Array, "b h w 9*c"]:
+    """Not to be differentiated. XLA for CPUs would move numbers of bfloat16 as float32, but bits as they are."""
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+    return jax.lax.bitcast_convert_type(_patches(bits), jnp.bfloat16)
 
 
 @jax.custom_vjp
 def _convolve(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
     """Stride 1 and a pixel of padding. With JAX's own derivative by x, XLA is six times slower in a loop on the CPU."""
-    return _lax_convolve(x, kernel)
+    if not _in_patches(x):
+        return _lax_convolve(x, kernel)
+    return einsum("...c,cd->...d", _patches_in_bfloat16(x), kernel.reshape(-1, kernel.shape[-1])).astype(x.dtype)
+
+
+def _in_patches(x: Array) -> bool:
+    return in_bfloat16(x.dtype) and x.shape[1] * x.shape[2] <= _LARGEST_IN_PATCHES
 
 
 def _lax_convolve(x: Array, kernel: Array) -> Array:
@@ -97,12 +127,15 @@ def _lax_convolve(x: Array, kernel: Array) -> Array:
 
 
 def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _lax_convolve(x, kernel), (x, kernel)
+    return _convolve(x, kernel), (x, kernel)
 
 
 def _convolve_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    of_x = _lax_convolve(slope, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    of_x = _convolve(slope, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    if _in_patches(x):
+        of_kernel = einsum("...c,...d->cd", _patches_in_bfloat16(x), slope)
+        return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
     (of_kernel,) = jax.linear_transpose(lambda k: _lax_convolve(x, k), kernel)(slope)
     return of_x, of_kernel
 
@@ -155,7 +188,7 @@ class ResnetBlock2D(nnx.Module):
         self.norm1 = GroupNorm(in_channels, groups, epsilon, rngs=rngs, param_dtype=param_dtype)
         self.conv1 = conv(in_channels, out_channels, **types)
         if temb_channels is not None:
-            self.time_emb_proj = nnx.Linear(temb_channels, out_channels, **types)
+            self.time_emb_proj = linear(temb_channels, out_channels, **types)
         self.norm2 = GroupNorm(out_channels, groups, epsilon, rngs=rngs, param_dtype=param_dtype)
         self.conv2 = conv(out_channels, out_channels, **types)
         if in_channels != out_channels:

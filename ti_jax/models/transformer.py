@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ti_jax.models.attention import attention
-from ti_jax.models.layers import GroupNorm, conv, layer_norm
+from ti_jax.models.layers import GroupNorm, conv, layer_norm, linear
 
 
 class Attention(nnx.Module):
@@ -18,10 +18,10 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, context: int, heads: int, *, rngs: nnx.Rngs, **types: Any) -> None:
         self.heads = heads
-        self.to_q = nnx.Linear(width, width, use_bias=False, rngs=rngs, **types)
-        self.to_k = nnx.Linear(context, width, use_bias=False, rngs=rngs, **types)
-        self.to_v = nnx.Linear(context, width, use_bias=False, rngs=rngs, **types)
-        self.to_out = nnx.List([nnx.Linear(width, width, rngs=rngs, **types)])
+        self.to_q = linear(width, width, use_bias=False, rngs=rngs, **types)
+        self.to_k = linear(context, width, use_bias=False, rngs=rngs, **types)
+        self.to_v = linear(context, width, use_bias=False, rngs=rngs, **types)
+        self.to_out = nnx.List([linear(width, width, rngs=rngs, **types)])
 
     def __call__(
         self, x: Float[Array, "b q width"], context: Float[Array, "b k d"] | None = None
@@ -37,7 +37,7 @@ class GEGLU(nnx.Module):
     """A linear layer whose one half gates the other."""
 
     def __init__(self, width: int, inner: int, *, rngs: nnx.Rngs, **types: Any) -> None:
-        self.proj = nnx.Linear(width, 2 * inner, rngs=rngs, **types)
+        self.proj = linear(width, 2 * inner, rngs=rngs, **types)
 
     def __call__(self, x: Float[Array, "b q width"]) -> Float[Array, "b q inner"]:
         value, gate = jnp.split(self.proj(x), 2, axis=-1)
@@ -56,7 +56,7 @@ class FeedForward(nnx.Module):
 
     def __init__(self, width: int, *, rngs: nnx.Rngs, **types: Any) -> None:
         self.net = nnx.List(
-            [GEGLU(width, 4 * width, rngs=rngs, **types), Dropout(), nnx.Linear(4 * width, width, rngs=rngs, **types)]
+            [GEGLU(width, 4 * width, rngs=rngs, **types), Dropout(), linear(4 * width, width, rngs=rngs, **types)]
         )
 
     def __call__(self, x: Float[Array, "b q width"]) -> Float[Array, "b q width"]:
@@ -125,7 +125,7 @@ class Transformer2DModel(nnx.Module):
         return x + self.proj_out(tokens.reshape(b, h, w, c))
 
 
-def _projection(channels: int, linear: bool, *, rngs: nnx.Rngs, **types: Any) -> nnx.Linear | nnx.Conv:
-    if linear:
-        return nnx.Linear(channels, channels, rngs=rngs, **types)
+def _projection(channels: int, is_linear: bool, *, rngs: nnx.Rngs, **types: Any) -> nnx.Linear | nnx.Conv:
+    if is_linear:
+        return linear(channels, channels, rngs=rngs, **types)
     return conv(channels, channels, 1, rngs=rngs, **types)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ti_jax.errors import UserError
 from ti_jax.models.config import ANY, check_divides, read_config
-from ti_jax.models.layers import GroupNorm, conv
+from ti_jax.models.layers import GroupNorm, conv, linear
 from ti_jax.models.unet_blocks import DownBlock, Level, MidBlock, Remat, UpBlock, forgetful
 
 _DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
@@ -146,8 +146,8 @@ class TimestepEmbedding(nnx.Module):
     """Two linear layers."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, **types: Any) -> None:
-        self.linear_1 = nnx.Linear(inputs, outputs, rngs=rngs, **types)
-        self.linear_2 = nnx.Linear(outputs, outputs, rngs=rngs, **types)
+        self.linear_1 = linear(inputs, outputs, rngs=rngs, **types)
+        self.linear_2 = linear(outputs, outputs, rngs=rngs, **types)
 
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
         return self.linear_2(jax.nn.silu(self.linear_1(x)))

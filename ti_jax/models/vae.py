@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ti_jax.errors import UserError
 from ti_jax.models.attention import attention
 from ti_jax.models.config import ANY, check_divides, read_config
-from ti_jax.models.layers import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv
+from ti_jax.models.layers import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv, linear
 from ti_jax.models.tiling import over_tiles
 
 _EPSILON = 1e-6
@@ -73,10 +73,10 @@ class VAEAttention(nnx.Module):
 
     def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, **types: Any) -> None:
         self.group_norm = GroupNorm(channels, groups, _EPSILON, rngs=rngs, param_dtype=types["param_dtype"])
-        self.to_q = nnx.Linear(channels, channels, rngs=rngs, **types)
-        self.to_k = nnx.Linear(channels, channels, rngs=rngs, **types)
-        self.to_v = nnx.Linear(channels, channels, rngs=rngs, **types)
-        self.to_out = nnx.List([nnx.Linear(channels, channels, rngs=rngs, **types)])
+        self.to_q = linear(channels, channels, rngs=rngs, **types)
+        self.to_k = linear(channels, channels, rngs=rngs, **types)
+        self.to_v = linear(channels, channels, rngs=rngs, **types)
+        self.to_out = nnx.List([linear(channels, channels, rngs=rngs, **types)])
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape

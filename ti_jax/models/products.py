@@ -1,0 +1,61 @@
+"""Matrix products, so written that a CPU is quick with those of bfloat16."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+def matmul(x: Float[Array, "*b c"], kernel: Float[Array, "c d"]) -> Float[Array, "*b d"]:
+    """`x @ kernel`.
+
+    On a CPU, XLA takes the instructions for bfloat16 (AMX) only for products that come out in float32, and is slower
+    than with float32 otherwise. So there they do, in the derivatives too, and are rounded after.
+
+    Args:
+        x: of any float type.
+        kernel: of the same type.
+
+    Returns:
+        the product, in this type.
+    """
+    if not in_bfloat16(x.dtype):
+        return x @ kernel
+    return jax.lax.platform_dependent(x, kernel, cpu=_matmul, default=jnp.matmul)
+
+
+def in_bfloat16(dtype: DTypeLike) -> bool:
+    """Whether products of a type are to be those of bfloat16.
+
+    They are of bfloat16 itself, and of float32 where JAX's setting `jax_default_matmul_precision` says so, which XLA
+    for CPUs would pass over.
+    """
+    asked = jax.config.values["jax_default_matmul_precision"] in ("bfloat16", "BF16_BF16_F32")
+    return dtype == jnp.bfloat16 or (dtype == jnp.float32 and asked)
+
+
+def einsum(indices: str, a: Array, b: Array) -> Array:
+    """A product for CPUs that comes out in float32, of operands that are rounded to bfloat16 if they are to be."""
+    if in_bfloat16(a.dtype):
+        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return jnp.einsum(indices, a, b, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _matmul(x: Array, kernel: Array) -> Array:
+    return einsum("...c,cd->...d", x, kernel).astype(x.dtype)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _matmul(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    of_x, of_kernel = einsum("...d,cd->...c", slope, kernel), einsum("...c,...d->cd", x, slope)
+    return of_x.astype(x.dtype), of_kernel.astype(kernel.dtype)
+
+
+_matmul.defvjp(_forward, _backward)
