@@ -70,6 +70,7 @@ def test_a_faultless_model_is_found_faultless(seen):
         return pictures
 
     shares = measure.measure(draw_cases, seen, {"clip": ClipJudge(Oracle(prompts), seen)}, 12)
+    assert shares.pop("styles mistaken by clip") == {}
     judged = {name: share for name, share in shares.items() if name.endswith("clip")}
     assert judged == dict.fromkeys(judged, 1.0)
     assert len(judged) == 5
