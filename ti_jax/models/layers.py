@@ -16,7 +16,7 @@ from ti_jax.models import winograd
 from ti_jax.models.products import einsum, in_bfloat16, matmul
 
 _LARGEST_IN_PATCHES = 128 * 128
-"""Pixels of a picture from which its patches, nine times the picture, take too much memory."""
+"""Pixels of a picture above which its patches, nine times the picture, take too much memory."""
 
 
 class GroupNorm(nnx.Module):

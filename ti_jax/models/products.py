@@ -37,7 +37,7 @@ def in_bfloat16(dtype: DTypeLike) -> bool:
 
 
 def einsum(indices: str, a: Array, b: Array) -> Array:
-    """A product for CPUs that comes out in float32, of operands that are rounded to bfloat16 if they are to be."""
+    """A product that comes out in float32, of operands that are rounded to bfloat16 if they are to be."""
     if in_bfloat16(a.dtype):
         a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
     return jnp.einsum(indices, a, b, preferred_element_type=jnp.float32)
