@@ -77,26 +77,35 @@ def train(stage: Stage, folder: Path, rhythm: Rhythm, *, seed: int = 0) -> Train
         state, facts = load_state(path, state)
     first, hours_before, began = int(state.step), float(facts["hours"]), time.monotonic()
     replicated, by_example = shardings()
-    state = jax.device_put(state, replicated)
-    compiled, key = jit(stage.step, donate_argnums=0), jax.random.key(seed)
+    leaves, structure = jax.tree.flatten(jax.device_put(state, replicated))
+
+    # Networks are taken apart and put together in Python: at every call, that would take as long as a step on a GPU.
+    def step(leaves: list[jax.Array], *others: Any) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+        state, losses = stage.step(jax.tree.unflatten(structure, leaves), *others)
+        return jax.tree.leaves(state), losses
+
+    compiled, key = jit(step, donate_argnums=0), jax.random.key(seed)
     clock = _Clock(began)
     losses: list[dict[str, jax.Array]] = []
 
     def hours() -> float:
         return hours_before + (time.monotonic() - began) / 3600
 
+    def now() -> TrainState:
+        return jax.tree.unflatten(structure, leaves)
+
     def log(kind: str, values: dict[str, float]) -> None:
-        line = {"kind": kind, "step": int(state.step), "hours": round(hours(), 4), **values}
+        line = {"kind": kind, "step": int(now().step), "hours": round(hours(), 4), **values}
         with (folder / f"{stage.name}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         logger.info("%s %s", stage.name, line)
 
     def save() -> None:
-        save_state(path, state, {"hours": hours()})
+        save_state(path, now(), {"hours": hours()})
 
     numbers = range(first, stage.steps if rhythm.stop_after > 0 else first)
     for number, batch in zip(numbers, stage.batches(first), strict=False):
-        state, loss = compiled(state, jax.device_put(batch, by_example), jax.random.fold_in(key, number))
+        leaves, loss = compiled(leaves, jax.device_put(batch, by_example), jax.random.fold_in(key, number))
         losses.append(loss)
         if clock.is_due("log", rhythm.log):
             log("train", {name: float(np.mean([float(loss[name]) for loss in losses])) for name in losses[0]})
@@ -104,13 +113,13 @@ def train(stage: Stage, folder: Path, rhythm: Rhythm, *, seed: int = 0) -> Train
         if clock.is_due("save", rhythm.save):
             save()
         if clock.is_due("validate", rhythm.validate):
-            log("validate", stage.validate(state, folder))
+            log("validate", stage.validate(now(), folder))
         if time.monotonic() - began > rhythm.stop_after:
             break
     if numbers:
         save()
-    log("validate", stage.validate(state, folder))
-    return state
+    log("validate", stage.validate(now(), folder))
+    return now()
 
 
 class _Clock:

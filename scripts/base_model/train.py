@@ -86,7 +86,7 @@ def main() -> int:
 
 def run_vae(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains the autoencoder; its scaling factor is measured at the end."""
-    begin_with = read_vae(earlier) if earlier else None
+    begin_with = read_vae(earlier, kinds["dtype"]) if earlier else None
     trained = train(vae.vae_stage(seen, begin_with, **kinds), folder, rhythm).average
     config = dataclasses.replace(vae.CONFIG, scaling_factor=vae.scaling_factor(trained, seen))
     export.write_vae(folder / "vae", trained, config)
@@ -95,7 +95,7 @@ def run_vae(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm, 
 def run_clip(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm, **kinds: Any) -> None:
     """Trains CLIP, and the tokenizer if there is none; both are in its folder."""
     tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
-    begin_with = read_clip(earlier) if earlier else None
+    begin_with = read_clip(earlier, kinds["dtype"]) if earlier else None
     trained = train(clip.clip_stage(seen, tokenizer, begin_with, **kinds), folder, rhythm).average
     export.write_clip(folder / "clip", trained, clip.CONFIG)
     tokenizer.save_pretrained(folder / "clip")
@@ -105,9 +105,9 @@ def run_unet(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm,
     """Trains the text encoder and the UNet."""
     tokenizer = load_or_train_tokenizer(seen, folder / "tokenizer")
     if earlier:
-        begin_with = read_text_encoder(earlier), read_unet(earlier)
+        begin_with = read_text_encoder(earlier, kinds["dtype"]), read_unet(earlier, kinds["dtype"])
     else:
-        begin_with = read_clip(folder).text_model if (folder / "clip").exists() else None, None
+        begin_with = read_clip(folder, kinds["dtype"]).text_model if (folder / "clip").exists() else None, None
     trained = train(unet.unet_stage(seen, tokenizer, read_vae(folder), *begin_with, **kinds), folder, rhythm).average
     export.write_text_encoder(folder / "text_encoder", trained.text_encoder, unet.TEXT)
     export.write_unet(folder / "unet", trained.unet, unet.CONFIG)
@@ -119,31 +119,31 @@ def run_classifier(seen: Drawings, folder: Path, earlier: Path | None, rhythm: R
     train(classifier.classifier_stage(seen, **kinds), folder, rhythm)
 
 
-def read_vae(folder: Path) -> AutoencoderKL:
+def read_vae(folder: Path, dtype: Any = jnp.float32) -> AutoencoderKL:
     """The autoencoder of a folder, with the scaling factor that was measured."""
     config = AutoencoderKLConfig.from_dict(read_json(folder / "vae" / "config.json"))
-    return _read(folder / "vae" / "diffusion_pytorch_model.safetensors", AutoencoderKL, config, rules.VAE)
+    return _read(folder / "vae" / "diffusion_pytorch_model.safetensors", AutoencoderKL, config, dtype, rules.VAE)
 
 
-def read_clip(folder: Path) -> CLIPModel:
+def read_clip(folder: Path, dtype: Any = jnp.float32) -> CLIPModel:
     """Both towers."""
-    return _read(folder / "clip" / "model.safetensors", CLIPModel, clip.CONFIG, rules.CLIP)
+    return _read(folder / "clip" / "model.safetensors", CLIPModel, clip.CONFIG, dtype, rules.CLIP)
 
 
-def read_text_encoder(folder: Path) -> CLIPTextModel:
+def read_text_encoder(folder: Path, dtype: Any = jnp.float32) -> CLIPTextModel:
     """That of the UNet."""
-    return _read(folder / "text_encoder" / "model.safetensors", CLIPTextModel, unet.TEXT, rules.CLIP_TEXT)
+    return _read(folder / "text_encoder" / "model.safetensors", CLIPTextModel, unet.TEXT, dtype, rules.CLIP_TEXT)
 
 
-def read_unet(folder: Path) -> UNet2DConditionModel:
+def read_unet(folder: Path, dtype: Any = jnp.float32) -> UNet2DConditionModel:
     """The UNet."""
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    return _read(file, UNet2DConditionModel, unet.CONFIG, rules.UNET)
+    return _read(file, UNet2DConditionModel, unet.CONFIG, dtype, rules.UNET)
 
 
-def _read(file: Path, kind: Any, config: Any, table: rules.Rules) -> Any:
-    """A network that an earlier stage wrote, in float32."""
-    abstract: nnx.Module = abstract_network(functools.partial(kind, config))
+def _read(file: Path, kind: Any, config: Any, dtype: Any, table: rules.Rules) -> Any:
+    """A network that an earlier stage wrote, with parameters in float32, that computes in `dtype`."""
+    abstract: nnx.Module = abstract_network(functools.partial(kind, config, dtype=dtype))
     return load_parameters(abstract, open_safetensors(file), table, param_dtype=jnp.float32, what=str(file))
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=sorted(_NAMES), default=["invert", "generate"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--calls", type=int, default=3)
+    parser.add_argument("--chunk", type=int, default=1, help="steps of a call, at most 100")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--sampling-steps", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for PyTorch; JAX takes the accelerator it finds")
@@ -46,6 +47,7 @@ def main() -> None:
         "device": options.device,
         "dtype": options.dtype,
         "model": options.model,
+        "chunk": options.chunk,
         "batch_size": options.batch_size,
         "sampling_steps": options.sampling_steps,
     }
@@ -62,7 +64,7 @@ def main() -> None:
 
 def run(name: str, job: str, options: argparse.Namespace) -> dict[str, Any]:
     """One program in one process."""
-    flags = ("calls", "batch_size", "sampling_steps", "device", "dtype")
+    flags = ("calls", "chunk", "batch_size", "sampling_steps", "device", "dtype")
     values = [text for flag in flags for text in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
     command = [sys.executable, str(_CONTESTANT), name, job, options.model, *values]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -92,7 +94,7 @@ def summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows in Markdown."""
-    lines = ["| | s a call | spread | speed | by round | peak memory |", "|---|---|---|---|---|---|"]
+    lines = ["| | s a step or picture | spread | speed | by round | peak memory |", "|---|---|---|---|---|---|"]
     for row in rows:
         (low, high), (worst, best) = row["spread"], row["speed_spread"]
         lines.append(

@@ -56,7 +56,8 @@ def _lowered(tokens, head, dtype, platform="cuda"):
         ((9, 0), 64, 160, "bfloat16", False),
     ],
 )
-def test_choice_by_card_and_shape(card, tokens, head, dtype, taken):
+def test_choice_by_card_and_shape(card, tokens, head, dtype, taken, monkeypatch):
+    monkeypatch.setattr(attention_gpu, "_present_card", lambda: None)  # whatever is here
     with attention_gpu.planned_for(card) if card else contextlib.nullcontext():
         text = _lowered(tokens, head, dtype)
     assert text.count("custom_call @__cudnn$fmhaSoftmax(") == taken
@@ -84,6 +85,8 @@ def _sharded(*arrays):
 @pytest.mark.parametrize("works", [True, False])
 def test_cudnn_that_fails_its_trial_is_not_used(works, monkeypatch):
     """A card that seems fit, with another kernel in cuDNN's place that compiles here or that does not."""
+    if not works and jax.default_backend() == "gpu":
+        pytest.skip("here it would work")
     tried, here = [], jax.local_devices()
 
     def in_its_place(query, key, value):

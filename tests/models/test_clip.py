@@ -1,9 +1,11 @@
 """CLIP's text transformer against transformers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from torch_pair import check, draws, pair, run
 from transformers import CLIPTextConfig as TorchConfig
 from transformers import CLIPTextModel as TorchModel
@@ -71,6 +73,17 @@ def test_half_precision(dtype):
     last = run(ours, run(ours, jnp.asarray(ids), method="embed"), jnp.asarray([15])).last_hidden_state
     assert last.dtype == dtype
     check(last, reference(torch.tensor(ids)).last_hidden_state, 8 * float(jnp.finfo(dtype).eps))
+
+
+def test_slopes_of_a_common_token_are_summed_in_the_table_s_precision():
+    config = CLIPTextConfig(
+        vocab_size=2, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1
+    )
+    network = CLIPTextModel(config, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    ids = jnp.zeros((10, 100), jnp.int32)
+    slopes = jax.grad(lambda n: jnp.sum(n.embed(ids), dtype=jnp.float32))(network)
+    # bfloat16 counts to 256.
+    np.testing.assert_array_equal(slopes.embeddings.token_embedding.embedding[...], [[1000.0] * 4, [0.0] * 4])
 
 
 def test_config_is_strict():

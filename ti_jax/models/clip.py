@@ -208,7 +208,9 @@ class CLIPTextModel(nnx.Module):
 
     def embed(self, ids: Int32[Array, "*b l"]) -> Float[Array, "*b l width"]:
         """Rows of the token table, without positions: where learned vectors are spliced in."""
-        return self.embeddings.token_embedding(ids)
+        table = self.embeddings.token_embedding
+        # Rows first, then their type: whoever trains the table has sums of many slopes in the table's own precision.
+        return table.embedding[...][ids].astype(table.dtype)
 
     def __call__(self, embeddings: Float[Array, "b l width"], pool_index: Int32[Array, " b"]) -> CLIPTextOutput:
         """Encodes prompts.
