@@ -142,7 +142,7 @@ class InversionConfig:
 
     steps: int | None = None
     """Optimiser steps. Unset: the model's default (3,000 for Stable Diffusion, 150 for the bundled model)."""
-    batch_size: int = 4
+    batch_size: Annotated[int, arg(aliases=("--batch",))] = 4
     """Examples in one forward and backward pass."""
     gradient_accumulation: int = 1
     """Passes averaged into one optimiser step."""

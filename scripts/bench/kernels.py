@@ -1,9 +1,9 @@
 """Where the time of a step goes on a CPU: kernels by kind, and matrix products by shape.
 
-    python scripts/bench/kernels.py [sd-1.5] [--batch 1] [--rows 12]
+    python scripts/bench/kernels.py [sd-1.5] [--batch 1] [--dtype float32] [--rows 12]
 
-The forward and backward pass of a UNet of random weights to the text context, in float32, in a loop as training has it,
-recorded by XLA's profiler. Times are of the wall; kernels run one after the other.
+The forward and backward pass of a UNet of random weights to the text context, in a loop as training has it, recorded
+by XLA's profiler. Times are of the wall; kernels run one after the other.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="sd-1.5")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", help="of the network and its computation")
     parser.add_argument("--rows", type=int, default=12)
     options = parser.parse_args()
-    text, events = recorded(options.model, options.batch)
+    text, events = recorded(options.model, options.batch, jnp.dtype(options.dtype))
     of_products = products(text)
     kinds, shapes, flops = Counter[str](), Counter[str](), Counter[str]()
     for name, microseconds in events:
@@ -54,7 +55,7 @@ def main() -> None:
             shapes[shape] += microseconds
             flops[shape] += own
     whole = f"{kinds.total() / 1e6:.1f} s"
-    print(f"{jax.devices()[0].device_kind}, {options.model}, batch {options.batch}: {whole}")
+    print(f"{jax.devices()[0].device_kind}, {options.model}, batch {options.batch}, {options.dtype}: {whole}")
     print("| kernels | s |\n|---|---|")
     print("\n".join(f"| {kind} | {time / 1e6:.2f} |" for kind, time in kinds.most_common(options.rows)))
     shapes["all"], flops["all"] = shapes.total(), flops.total()
@@ -63,21 +64,22 @@ def main() -> None:
         print(f"| {shape} | {time / 1e6:.2f} | {flops[shape] / time / 1e3:.0f} |")
 
 
-def recorded(model: str, batch: int) -> tuple[str, list[tuple[str, int]]]:
+def recorded(model: str, batch: int, dtype: Any) -> tuple[str, list[tuple[str, int]]]:
     """The compiled program as text, and the kernels that ran in one step, each with its microseconds."""
     config = preset(model).unet
     side, width = config.sample_size, config.cross_attention_dim
     rng = np.random.default_rng(0)
 
     def random(*shape: Any) -> jax.Array:
-        return jnp.asarray(rng.normal(0, 0.02, shape), jnp.float32)
+        return jnp.asarray(rng.normal(0, 0.02, shape), dtype)
 
-    abstract = abstract_network(functools.partial(UNet2DConditionModel, config))
+    abstract = abstract_network(functools.partial(UNet2DConditionModel, config, dtype=dtype, param_dtype=dtype))
     network = jax.tree.map(lambda leaf: random(*leaf.shape), abstract)
     arguments = random(batch, _TOKENS, width), random(batch, side, side, config.in_channels), network
 
     def loss(context: jax.Array, sample: jax.Array, network: Any) -> jax.Array:
-        return jnp.mean(jnp.square(network(sample, jnp.full(batch, 500, jnp.int32), context)))
+        predicted = network(sample, jnp.full(batch, 500, jnp.int32), context)
+        return jnp.mean(jnp.square(predicted.astype(jnp.float32)))
 
     def steps(context: jax.Array, sample: jax.Array, network: Any, count: int) -> jax.Array:
         step = jax.grad(loss)

@@ -19,7 +19,7 @@ from ti_jax.pipeline import abstract_pipeline
 from ti_jax.planning import devices
 from ti_jax.planning.abstract import chunk_arguments, likely_bounds, open_architecture
 from ti_jax.planning.devices import has_compiler
-from ti_jax.planning.plan import Compiled, most_slots
+from ti_jax.planning.plan import Compiled, compile_lowered, most_slots
 from ti_jax.planning.topologies import topology
 from ti_jax.weights.hub import resolve
 
@@ -186,3 +186,18 @@ def test_architectures_without_weights(name, resolution, widths):
     pipeline = abstract_pipeline(name, files, dtype="bfloat16", device=jax.devices()[0])
     assert (pipeline.resolution, pipeline.widths, pipeline.max_length) == (resolution, widths, 77)
     assert likely_bounds(pipeline, InversionConfig(num_vectors=3)).prompts == 27
+
+
+def test_products_without_tiles_of_triton_are_cublas():
+    class Lowered:
+        def compile(self, compiler_options=None):
+            if compiler_options is None:
+                raise jax.errors.JaxRuntimeError(self.reason)
+            return compiler_options
+
+    lowered = Lowered()
+    lowered.reason = "INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot.1"
+    assert compile_lowered(lowered) == {"xla_gpu_enable_triton_gemm": False}
+    lowered.reason = "RESOURCE_EXHAUSTED: out of memory"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
+        compile_lowered(lowered)

@@ -162,7 +162,7 @@ def compile_chunk(
     traced = chunk_program(compiled_config(config), mesh).trace(*arguments)
     flops = _flops(traced.jaxpr.jaxpr, "tpu" if devices[0].platform == "tpu" else "cuda")
     try:
-        compiled = traced.lower().compile()
+        compiled = compile_lowered(traced.lower())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -173,6 +173,20 @@ def compile_chunk(
     program = Program(compiled.as_text())
     step = program.branch(STEP_SCOPE)
     return Compiled(peak <= memory, peak, mesh.size, flops, program.traffic(step), program.collectives(step))
+
+
+def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles, for a GPU if need be with products by cuBLAS alone.
+
+    Triton's are tiled by trial on the card; without one XLA takes tiles by a rule, and fails where they do not suit.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "output tile sizes" not in str(error):
+            raise
+        logger.info("compiling once more, without Triton, which has no tiles for a product")
+        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
 
 
 def _flops(jaxpr: Jaxpr, platform: str) -> int | None:
