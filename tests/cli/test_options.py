@@ -11,7 +11,7 @@ import ti_jax
 from ti_jax import cli
 
 # With four pictures these have the shapes of the contact sheet's, so that nothing compiles again.
-QUICK = ("--steps", 1, "--batch", 4)
+QUICK = ("--steps", 1, "--batch-size", 4)
 
 
 def test_help(run):

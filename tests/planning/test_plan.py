@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import jax
 import jaxtyping
@@ -100,7 +101,7 @@ def test_other_tpus(plan, topology):
 
 @for_gpu
 def test_a_gpu(plan):
-    costs = plan("--topology", "h100", "--slots", 2, "--batch-size", 2, "--num-vectors", 3, "--quick")
+    costs = plan("--topology", "h100", "--slots", 2, "--batch", 2, "--num-vectors", 3, "--quick")
     check(costs)
     assert costs["collectives"] == {}
     assert (costs["slots"], costs["batch_size"], costs["num_vectors"], costs["dtype"]) == (2, 2, 3, "bfloat16")
@@ -189,15 +190,11 @@ def test_architectures_without_weights(name, resolution, widths):
 
 
 def test_products_without_tiles_of_triton_are_cublas():
-    class Lowered:
-        def compile(self, compiler_options=None):
-            if compiler_options is None:
-                raise jax.errors.JaxRuntimeError(self.reason)
-            return compiler_options
-
-    lowered = Lowered()
-    lowered.reason = "INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot.1"
-    assert compile_lowered(lowered) == {"xla_gpu_enable_triton_gemm": False}
-    lowered.reason = "RESOURCE_EXHAUSTED: out of memory"
+    by_cublas, untiled = Mock(spec=jax.stages.Compiled), "INTERNAL: Couldn't find output tile sizes that satisfy hlo"
+    lowered = Mock(spec=jax.stages.Lowered)
+    lowered.compile.side_effect = [jax.errors.JaxRuntimeError(untiled), by_cublas]
+    assert compile_lowered(lowered) is by_cublas
+    lowered.compile.assert_called_with(compiler_options={"xla_gpu_enable_triton_gemm": False})
+    lowered.compile.side_effect = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
     with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
         compile_lowered(lowered)
