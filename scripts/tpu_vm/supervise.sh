@@ -64,8 +64,13 @@ prepare() {
     installed=true
 }
 
+interrupted() {
+    say "interrupted; look after $name, where the run may go on"
+    exit 130
+}
+
 # gcloud takes Ctrl-C for itself, and would leave the loop running.
-trap 'say "interrupted; look after $name, where the run may go on"; exit 130' INT TERM
+trap interrupted INT TERM
 failures=0
 for ((attempt = 1; attempt <= attempts; attempt++)); do
     if ! prepare; then
@@ -75,6 +80,7 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
     fi
     status=0
     "${run[@]}" || status=$?
+    ((status != 130)) || interrupted # the shell may have lost the signal while it waited
     if ((status == 0)); then
         say "done at attempt $attempt"
         exit 0
