@@ -167,10 +167,11 @@ def compile_chunk(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Compiled(False, _peak_in(str(error)), mesh.size, flops)
-    held = compiled.memory_analysis()
+    held, text = compiled.memory_analysis(), compiled.as_text()
     assert held is not None
+    assert text is not None
     peak = held.peak_memory_in_bytes
-    program = Program(compiled.as_text())
+    program = Program(text)
     step = program.branch(STEP_SCOPE)
     return Compiled(peak <= memory, peak, mesh.size, flops, program.traffic(step), program.collectives(step))
 
