@@ -210,7 +210,7 @@ class CLIPTextModel(nnx.Module):
         """Rows of the token table, without positions: where learned vectors are spliced in."""
         table = self.embeddings.token_embedding
         # Rows first, then their type: whoever trains the table has sums of many slopes in the table's own precision.
-        return table.embedding[...][ids].astype(table.dtype)
+        return jnp.take(table.embedding[...], ids, axis=0).astype(table.dtype)
 
     def __call__(self, embeddings: Float[Array, "b l width"], pool_index: Int32[Array, " b"]) -> CLIPTextOutput:
         """Encodes prompts.
