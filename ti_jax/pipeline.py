@@ -24,6 +24,7 @@ from ti_jax.diffusion.schedule import NoiseSchedule
 from ti_jax.errors import UserError
 from ti_jax.models.bert import LDMBertConfig, LDMBertModel
 from ti_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from ti_jax.models.products import kernel_type
 from ti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from ti_jax.models.vae import AutoencoderKL, AutoencoderKLConfig
 from ti_jax.weights.checksum import checksum
@@ -208,7 +209,8 @@ def load(
     Args:
         source: `tiny` (bundled), a folder in diffusers format, an id on the Hugging Face hub, or a single file
             (`.safetensors` or `.ckpt`) of Stable Diffusion 1, 2 or XL in the original layout.
-        dtype: float32, bfloat16 or float16, of parameters and computation; None for what suits the device.
+        dtype: float32, bfloat16 or float16, of parameters and computation; None for what suits the device. On a CPU,
+            kernels in float32 are rounded if JAX is set to products in bfloat16 (`products.kernel_type`).
         variant: of the weight files, such as `fp16`.
         revision: branch, tag or commit on the hub.
         prediction_type: `epsilon`, `v_prediction` or `sample`: what the UNet predicts, where that is other than the
@@ -234,14 +236,16 @@ def load(
         config=config,
         tokenizer=tokenizer,
     )
-    pipeline = abstract_pipeline(str(source), files, dtype=dtype, device=jax.devices()[0])
+    device = jax.devices()[0]
+    pipeline = abstract_pipeline(str(source), files, dtype=dtype, device=device)
     precision = pipeline.precision
     logger.info("%s: parameters in %s, computation in %s", source, precision.param, precision.compute)
 
     def filled(name: str, network: Any) -> Any:
         tensors, table = files.weights(name)
         param_dtype = jnp.dtype(precision.vae if name == "vae" else precision.param)
-        return load_parameters(network, tensors, table, param_dtype=param_dtype, what=f"{source}/{name}")
+        types = {"param_dtype": param_dtype, "kernel_dtype": kernel_type(param_dtype, device.platform)}
+        return load_parameters(network, tensors, table, **types, what=f"{source}/{name}")
 
     return replace(pipeline, networks={name: filled(name, network) for name, network in pipeline.networks.items()})
 

@@ -13,6 +13,7 @@ import ti_jax
 from ti_jax.models.attention import attention
 from ti_jax.models.layers import Conv, conv, linear
 from ti_jax.models.products import matmul
+from ti_jax.weights.loader import parameter_name
 
 ROUNDING = float(jnp.finfo(jnp.bfloat16).eps) / 2
 
@@ -28,9 +29,10 @@ def pull_back(function, *arguments):
     return values, *backward(rounded(*values.shape, seed=9).astype(values.dtype))
 
 
-def test_sums_are_rounded_once():
+@pytest.mark.parametrize("outputs", [11, 900], ids=["small kernel", "kernel larger than what it is multiplied by"])
+def test_sums_are_rounded_once(outputs):
     """Of bfloat16, product and derivatives are those of float64 but for one rounding."""
-    x, kernel, slope = rounded(3, 5, 700), rounded(700, 11, seed=1), rounded(3, 5, 11, seed=9)
+    x, kernel, slope = rounded(3, 5, 700), rounded(700, outputs, seed=1), rounded(3, 5, outputs, seed=9)
     found = jax.jit(lambda *a: pull_back(matmul, *a))(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     wide, wide_kernel, wide_slope = (np.asarray(a, np.float64) for a in (x, kernel, slope))
     of_kernel = np.einsum("abc,abd->cd", wide, wide_slope)
@@ -97,3 +99,19 @@ def test_every_product_with_a_kernel_comes_out_in_float32(dtype, setting):
     types = [re.findall(r"tensor<\S*x(\w+)>", line) for line in lines]
     assert len(types) > 100
     assert all(own == ["bf16", "bf16", "f32"] for own in types)
+
+
+def test_kernels_are_kept_as_products_round_them():
+    """A model that is loaded under the setting gives what one with kernels that are rounded afterwards gives."""
+
+    def rounded_kernel(path, leaf):
+        return leaf.astype(jnp.bfloat16).astype(leaf.dtype) if parameter_name(path).endswith("kernel") else leaf
+
+    by_hand = jax.tree_util.tree_map_with_path(rounded_kernel, ti_jax.load("tiny").networks["unet"])
+    with jax.default_matmul_precision("bfloat16"):
+        kept = ti_jax.load("tiny").networks["unet"]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(kept):
+            assert leaf.dtype == (jnp.bfloat16 if parameter_name(path).endswith("kernel") else jnp.float32)
+        inputs = jnp.asarray(draws(2, 16, 16, 4)), jnp.asarray([3, 700]), jnp.asarray(draws(2, 32, 128))
+        found, expected = (jax.jit(lambda unet: unet(*inputs))(unet) for unet in (kept, by_hand))
+    check(found, expected, 1e-6)

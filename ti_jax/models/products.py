@@ -36,6 +36,22 @@ def in_bfloat16(dtype: DTypeLike) -> bool:
     return dtype == jnp.bfloat16 or (dtype == jnp.float32 and asked)
 
 
+def kernel_type(dtype: DTypeLike, platform: str) -> DTypeLike:
+    """The type to keep the kernels of frozen networks in.
+
+    Those that every product on a CPU would round to bfloat16 may as well be kept so: that is half of the memory, and
+    spares the rounding.
+
+    Args:
+        dtype: of the other parameters.
+        platform: that the networks are for.
+
+    Returns:
+        bfloat16, or the same type.
+    """
+    return jnp.bfloat16 if platform == "cpu" and in_bfloat16(dtype) else dtype
+
+
 def einsum(indices: str, a: Array, b: Array) -> Array:
     """A product that comes out in float32, of operands that are rounded to bfloat16 if they are to be."""
     if in_bfloat16(a.dtype):
@@ -54,8 +70,18 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    of_x, of_kernel = einsum("...d,cd->...c", slope, kernel), einsum("...c,...d->cd", x, slope)
-    return of_x.astype(x.dtype), of_kernel.astype(kernel.dtype)
+    of_kernel = einsum("...c,...d->cd", x, slope)
+    return _times_transposed(slope, kernel).astype(x.dtype), of_kernel.astype(kernel.dtype)
+
+
+def _times_transposed(slope: Array, kernel: Array) -> Array:
+    """`slope @ kernel.T`. XLA would transpose the kernel; where that is the larger part, operand and result are."""
+    (c, d), rows = kernel.shape, slope.size // slope.shape[-1]
+    if rows * (d + 2 * c) > c * d:
+        return einsum("...d,cd->...c", slope, kernel)
+    # Without a barrier XLA takes both transpositions back.
+    transposed = jax.lax.optimization_barrier(einsum("cd,nd->cn", kernel, slope.reshape(rows, d)))
+    return transposed.T.reshape(*slope.shape[:-1], c)
 
 
 _matmul.defvjp(_forward, _backward)

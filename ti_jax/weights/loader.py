@@ -56,7 +56,13 @@ class _OneKey(nnx.Rngs):
 
 
 def load_parameters(
-    model: Model, tensors: Mapping[str, LazyTensor], rules: Rules, *, param_dtype: DTypeLike, what: str = "the network"
+    model: Model,
+    tensors: Mapping[str, LazyTensor],
+    rules: Rules,
+    *,
+    param_dtype: DTypeLike,
+    kernel_dtype: DTypeLike | None = None,
+    what: str = "the network",
 ) -> Model:
     """A network with the parameters of a checkpoint.
 
@@ -65,6 +71,7 @@ def load_parameters(
         tensors: by name; each is read, put on the device in its final type, and let go before the next.
         rules: names of the network's parameters.
         param_dtype: of the parameters.
+        kernel_dtype: of the kernels of linear layers and convolutions, if it is another.
         what: names the network in messages.
 
     Returns:
@@ -84,7 +91,8 @@ def load_parameters(
     for name in shapes:
         source, transform = plan[name]
         values = to_ours(transform, _real_numbers(tensors[source], f"{what}: {source}"))
-        leaves.append(jax.device_put(values.astype(param_dtype, order="C")))
+        dtype = kernel_dtype if kernel_dtype is not None and name.endswith(".kernel") else param_dtype
+        leaves.append(jax.device_put(values.astype(dtype, order="C")))
         del values  # before the next is read
     return jax.tree_util.tree_unflatten(structure, leaves)
 
