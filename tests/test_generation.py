@@ -129,6 +129,8 @@ def test_new_words_prompts_and_seeds_do_not_compile_again(pipeline, monkeypatch)
     _generate(pipeline, PROMPTS_WITH_WORD, concepts=[_concept(pipeline, seed=1)], seed=1, negative_prompt="a dog")
     star = _concept(pipeline, "<star>")
     _generate(pipeline, ["<star>", "a cat", "a dog"], concepts=[star], guidance=3.0, sampler="dpm++", batch_size=2)
+    _generate(pipeline, ["<star> and <fox>", "<star> alone"], concepts=[star, _concept(pipeline)])
+    _generate(pipeline, PROMPTS, seed=2)
 
 
 def test_a_prompt_that_is_too_long_is_cut_off_with_a_warning(pipeline, caplog):

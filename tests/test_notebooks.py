@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, and are kept without outputs."""
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -52,7 +53,8 @@ def test_quickstart(execute, tmp_path):
 
 def test_many_concepts(execute, tmp_path):
     """On eight simulated devices, with three concepts that share them."""
-    text, shown = execute("many_concepts", {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    text, shown = execute("many_concepts", {"XLA_FLAGS": flags})
     assert shown == 2
     assert "runs on 8 x cpu" in text
     lines = [json.loads(line) for line in (tmp_path / "runs/many/results.jsonl").read_text().splitlines()]

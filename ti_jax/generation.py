@@ -24,6 +24,7 @@ from ti_jax.pipeline import Pipeline
 Tokens = Mapping[str, ChunkedPrompts]
 
 _BATCH_SIZE = 8
+_VECTORS = 8  # in steps of so many programs differ
 
 
 def generate(
@@ -232,6 +233,8 @@ def _join(
                     f"{concept.placeholder} has vectors of another model: {sizes}, where this one wants {name} {width}"
                 )
             parts.append(np.asarray(found, np.float32))
-        # Without a word there is one vector still, which no position refers to.
-        vectors[name] = jnp.asarray(np.concatenate(parts) if parts else np.zeros((1, width), np.float32))
+        joined = np.concatenate([np.zeros((0, width), np.float32), *parts])
+        # Filled up with some that no position refers to, so that hardly any word compiles again.
+        rows = max(1, -(-len(joined) // _VECTORS)) * _VECTORS
+        vectors[name] = jnp.asarray(np.pad(joined, ((0, rows - len(joined)), (0, 0))))
     return vectors, placeholders
