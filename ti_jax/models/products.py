@@ -39,8 +39,8 @@ def in_bfloat16(dtype: DTypeLike) -> bool:
 def kernel_type(dtype: DTypeLike, platform: str) -> DTypeLike:
     """The type to keep the kernels of frozen networks in.
 
-    Those that every product on a CPU would round to bfloat16 may as well be kept so: that is half of the memory, and
-    spares the rounding.
+    Those that products on a CPU would round to bfloat16 may as well be kept so: that is half of the memory, and spares
+    the rounding. Strided convolutions and those of large pictures, which are not such products, get them rounded too.
 
     Args:
         dtype: of the other parameters.
