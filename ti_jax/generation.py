@@ -24,7 +24,7 @@ from ti_jax.pipeline import Pipeline
 Tokens = Mapping[str, ChunkedPrompts]
 
 _BATCH_SIZE = 8
-_VECTORS = 8  # in steps of so many programs differ
+_VECTORS = 8  # a program is compiled for each multiple of so many
 
 
 def generate(

@@ -109,9 +109,9 @@ def test_kernels_are_kept_as_products_round_them():
 
     by_hand = jax.tree_util.tree_map_with_path(rounded_kernel, ti_jax.load("tiny").networks["unet"])
     with jax.default_matmul_precision("bfloat16"):
-        kept = ti_jax.load("tiny").networks["unet"]
+        kept = ti_jax.load("tiny").networks
         for path, leaf in jax.tree_util.tree_leaves_with_path(kept):
             assert leaf.dtype == (jnp.bfloat16 if parameter_name(path).endswith("kernel") else jnp.float32)
         inputs = jnp.asarray(draws(2, 16, 16, 4)), jnp.asarray([3, 700]), jnp.asarray(draws(2, 32, 128))
-        found, expected = (jax.jit(lambda unet: unet(*inputs))(unet) for unet in (kept, by_hand))
+        found, expected = (jax.jit(lambda unet: unet(*inputs))(unet) for unet in (kept["unet"], by_hand))
     check(found, expected, 1e-6)

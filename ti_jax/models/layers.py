@@ -134,7 +134,8 @@ def _convolve_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array,
     x, kernel = saved
     of_x = _convolve(slope, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
     if _in_patches(x):
-        # The first operand is turned before the product: better the slopes than the patches, nine times the picture.
+        # XLA transposes the first operand: better the slopes than the patches, nine times the picture. The barrier
+        # keeps it from taking the result's transposition into the product, for which it may then have no code.
         of_kernel = jax.lax.optimization_barrier(einsum("...d,...c->dc", slope, _patches_in_bfloat16(x))).T
         return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
     (of_kernel,) = jax.linear_transpose(lambda k: _lax_convolve(x, k), kernel)(slope)

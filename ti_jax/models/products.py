@@ -79,7 +79,7 @@ def _times_transposed(slope: Array, kernel: Array) -> Array:
     (c, d), rows = kernel.shape, slope.size // slope.shape[-1]
     if rows * (d + 2 * c) > c * d:
         return einsum("...d,cd->...c", slope, kernel)
-    # Without a barrier XLA takes both transpositions back.
+    # Without a barrier XLA takes the transpositions into the product, for which it may then have no code at run time.
     transposed = jax.lax.optimization_barrier(einsum("cd,nd->cn", kernel, slope.reshape(rows, d)))
     return transposed.T.reshape(*slope.shape[:-1], c)
 
