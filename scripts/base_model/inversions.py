@@ -30,6 +30,7 @@ from drawings import Drawings
 from etils import epath
 from feed import to_float
 from judges import ClipJudge
+from packages import Packages
 from pixels import background_colour, object_place
 from samples import contact_sheet
 from subjects import Subject, character_subjects, concept_subjects, style_subjects
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("runs/base_model/data"))
     parser.add_argument("--steps", type=int, help="of an inversion; the model's own number if not given")
     parser.add_argument("--learning-rate", type=float, help="likewise")
+    parser.add_argument("--num-vectors", type=int, default=1, help="of a word")
     parser.add_argument("--count", type=int, help="concepts, the first of the list; all if not given")
     parser.add_argument("--pictures", type=int, default=4, help="drawn of each prompt")
     parser.add_argument("--sampling-steps", type=int, default=25)
@@ -66,7 +68,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of every file
     drawings, seen = read_dataset(options.data_dir), read_dataset(options.data_dir, "train")
-    subjects = concept_subjects(drawings)[: options.count] + character_subjects(drawings) + style_subjects(drawings)
+    subjects = [
+        *concept_subjects(drawings)[: options.count],
+        *character_subjects(drawings, Packages(options.data_dir / "packages")),
+        *style_subjects(drawings),
+    ]
     pipeline = ti_jax.load(options.model)
     words = learn(pipeline, subjects, options)
     clip = ClipJudge(ti_jax.load_clip(options.clip), seen)
@@ -77,7 +83,7 @@ def main() -> int:
         logger.info("%s", json.dumps(row))
         rows.append(row)
         sheets.append(pictures)
-    report = {"steps": options.steps, "subjects": len(rows), **totals(rows), "rows": rows}
+    report = {"steps": options.steps, "num_vectors": options.num_vectors, "subjects": len(rows), **totals(rows), "rows": rows}
     write_text(options.output, json.dumps(report, indent=2) + "\n")
     contact_sheet(np.concatenate(sheets), columns=2 * len(sheets[0])).save(options.output.with_suffix(".png"))
     print(json.dumps({name: value for name, value in report.items() if name != "rows"}, indent=2))
@@ -92,7 +98,7 @@ def learn(pipeline: ti_jax.Pipeline, subjects: Sequence[Subject], options: argpa
             WORD,
             subject.initializer,
             list(subject.shown),
-            num_vectors=1,
+            num_vectors=options.num_vectors,
             prompts="style" if subject.kind == "style" else None,
             learning_rate=options.learning_rate,
         )

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from backgrounds import Background
 from captions import STYLES
-from drawings import HOLDOUT, Drawings
+from drawings import HOLDOUT, Drawings, cut
+from icons import HANDS, rasterise
+from packages import Packages
 from scenes import Placed, Scene, draw
 
 SHOWN = 5
 """Pictures that an inversion is given."""
 _CHARACTER_STYLE = "noto"
+FOX = (
+    "foxgrin", "foxsmiling", "foxwry", "foxkissing", "foxcrying", "foxheart", "foxpouting", "foxtearofjoy", "foxweary",
+)  # fmt: skip
+"""Icons of one fox that no emoji stands for; the last ones are for the judges."""
 _STYLE_CONCEPTS = ("1f419", "1f353", "1f697", "1f427", "1f600", "1f511", "1f98a", "1f355", "1f30d")
 """Things whose drawings stand for a style; the last ones are for the judges."""
 WORDS: dict[str, tuple[str, str]] = {
@@ -117,12 +123,19 @@ def concept_subjects(drawings: Drawings) -> list[Subject]:
     return subjects
 
 
-def character_subjects(drawings: Drawings) -> list[Subject]:
-    """One cat's nine faces by one hand."""
+def character_subjects(drawings: Drawings, packages: Packages) -> list[Subject]:
+    """One cat's nine faces by one hand, and one fox's by another, who drew them beside the emoji."""
     codes = HOLDOUT["characters"]["codepoints"]
-    pictures = np.stack([picture(drawings, _CHARACTER_STYLE, code) for code in codes])
-    texts = ("a noto emoji of a cat face", "the yellow face of a smiling cat")
-    return [_subject("tabby", "character", "cat", texts, pictures)]
+    tabby = np.stack([picture(drawings, _CHARACTER_STYLE, code) for code in codes])
+    icons = packages.json(HANDS["fxemoji"].package, "icons.json")
+    faces = Drawings({("fxemoji", icon): cut(rasterise(icons, icon)) for icon in FOX}, {})
+    fox = np.stack([picture(faces, "fxemoji", icon) for icon in FOX])
+    of_cats = ("a noto emoji of a cat face", "the yellow face of a smiling cat")
+    of_foxes = ("a flat icon of a fox face", "the orange face of a smiling fox")
+    return [
+        _subject("tabby", "character", "cat", of_cats, tabby),
+        _subject("fox", "character", "fox", of_foxes, fox),
+    ]
 
 
 def style_subjects(drawings: Drawings) -> list[Subject]:

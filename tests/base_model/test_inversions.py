@@ -1,5 +1,6 @@
 """The study of what inversion does for what was held out."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import inversions
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import subjects
-from drawings import HOLDOUT
+from drawings import HOLDOUT, Drawings
 
 import ti_jax
 
@@ -27,6 +28,22 @@ def test_a_picture_is_one_thing_on_white(drawings):
     assert picture.shape == (64, 64, 3)
     assert (picture[0] == 255).all()
     assert (picture[32, 32] != 255).any()
+
+
+def test_characters(drawings):
+    """The fox is shown by the pictures that are bundled; other pictures of it are left for the judges."""
+    codes = HOLDOUT["characters"]["codepoints"]
+    cat = drawings.images["noto", "1f63a"]
+    cats = Drawings({("noto", code): cat for code in codes}, {})
+    square = '<path fill="#{}" d="M8 8h16v16H8z"/>'
+    icons = {name: {"body": square.format(f"{i}00")} for i, name in enumerate(subjects.FOX)}
+    packages = SimpleNamespace(json=lambda name, file: {"width": 32, "height": 32, "icons": icons})
+    tabby, fox = subjects.character_subjects(cats, packages)
+    assert (tabby.name, len(tabby.shown), len(tabby.others)) == ("tabby", 5, 4)
+    assert (fox.name, len(fox.shown), len(fox.others)) == ("fox", 5, 4)
+    np.testing.assert_allclose(np.concatenate([fox.shown, fox.others])[:, 32, 32, 0], np.arange(9) * 17, atol=1)
+    bundled = Path(ti_jax.__file__).parent / "bundled" / "concepts" / "fox"
+    assert set(subjects.FOX[: subjects.SHOWN]) == {file.stem for file in bundled.glob("*.png")}
 
 
 def test_the_nearest_subject_is_found():

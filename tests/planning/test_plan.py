@@ -133,12 +133,15 @@ def test_a_compiler_that_is_missing(monkeypatch, name, extra):
         devices.devices_of(topology(name))
 
 
-@pytest.mark.parametrize(("curve", "memory", "most"), [(0.0, 100, 40), (0.05, 100, 24), (0.0, 25, 2), (0.0, 19, 0)])
+@pytest.mark.parametrize(
+    ("curve", "memory", "most"),
+    [(0.0, 100, 40), (0.05, 100, 24), (-0.01, 60, 24), (-0.002, 280, 154), (0.0, 25, 2), (0.0, 19, 0)],
+)
 @pytest.mark.parametrize("asked", [1, 2, 8])
 @pytest.mark.parametrize("told", [True, False])
 def test_the_most_slots(curve, memory, most, asked, told):
-    """Memory that grows with slots, in a line or faster, on two devices: what is found was tried, also where a compiler
-    does not tell what a program that does not fit would have wanted."""
+    """Memory that grows with slots, in a line, faster or slower, on two devices: what is found was tried, also where a
+    compiler does not tell what a program that does not fit would have wanted."""
     compiled = {}
 
     def compile(slots):
@@ -147,9 +150,9 @@ def test_the_most_slots(curve, memory, most, asked, told):
         return compiled[slots]
 
     found = most_slots(compile, {asked: compile(asked)}, 2, memory)
-    assert found == most if told else 0.8 * most <= found <= most
+    assert (0.9 if told else 0.8) * most <= found <= most
     assert found == 0 or compiled[found].fits
-    assert len(compiled) <= 6
+    assert len(compiled) <= 7
 
 
 def test_arguments_are_the_engines(monkeypatch):

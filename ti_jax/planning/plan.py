@@ -204,14 +204,15 @@ def _peak_in(message: str) -> int | None:
     return None if found is None else int(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
 
 
-_TRIES = 3
+_TRIES = 4
+_NEAR = 1.05  # further slots, as a ratio, that are not worth a compilation to confirm them
 
 
 def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled], devices: int, memory: int) -> int:
     """The most slots that fit, in multiples of the number of devices.
 
     Memory grows by the same with each slot, or nearly: a line through two programs says how many slots fit, a third
-    confirms it, and is the next guess's second point if it does not.
+    confirms it, and is the next guess's second point if it does not or if more than a few would fit beside it.
 
     Args:
         compiled: compiles for a number of slots.
@@ -220,7 +221,8 @@ def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled
         memory: bytes that each has.
 
     Returns:
-        a number that was compiled and fits; 0 if not even one slot a device does.
+        a number that was compiled and fits, in a line of memory at most 5 % fewer than the most; 0 if not
+        even one slot a device fits.
     """
     tried = {slots: result for slots, result in known.items() if slots % devices == 0}
 
@@ -245,7 +247,7 @@ def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled
             (few, less), (many, more) = peaks()[-2:]
             room = few + (memory - less) * (many - few) / max(more - less, 1)
         guess = max(devices, math.floor(room / devices) * devices)
-        if guess in tried:
+        if guess in tried or most < guess <= _NEAR * most:
             break
         attempt(guess)
     return max(slots for slots, result in tried.items() if result.fits)
