@@ -83,7 +83,8 @@ def main() -> int:
         logger.info("%s", json.dumps(row))
         rows.append(row)
         sheets.append(pictures)
-    report = {"steps": options.steps, "num_vectors": options.num_vectors, "subjects": len(rows), **totals(rows), "rows": rows}
+    given = {"steps": options.steps, "num_vectors": options.num_vectors}
+    report = {**given, "subjects": len(rows), **totals(rows), "rows": rows}
     write_text(options.output, json.dumps(report, indent=2) + "\n")
     contact_sheet(np.concatenate(sheets), columns=2 * len(sheets[0])).save(options.output.with_suffix(".png"))
     print(json.dumps({name: value for name, value in report.items() if name != "rows"}, indent=2))
