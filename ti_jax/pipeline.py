@@ -239,7 +239,9 @@ def load(
     device = jax.devices()[0]
     pipeline = abstract_pipeline(str(source), files, dtype=dtype, device=device)
     precision = pipeline.precision
-    logger.info("%s: parameters in %s, computation in %s", source, precision.param, precision.compute)
+    of_kernels = jnp.dtype(kernel_type(jnp.dtype(precision.param), device.platform)).name
+    kernels = "" if of_kernels == precision.param else f" (kernels in {of_kernels})"
+    logger.info("%s: parameters in %s%s, computation in %s", source, precision.param, kernels, precision.compute)
 
     def filled(name: str, network: Any) -> Any:
         tensors, table = files.weights(name)

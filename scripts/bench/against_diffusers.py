@@ -39,6 +39,12 @@ def main() -> None:
     parser.add_argument("--sampling-steps", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for PyTorch; JAX takes the accelerator it finds")
     parser.add_argument("--dtype", default="float32", help="of the frozen networks")
+    parser.add_argument(
+        "--torch-products",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="PyTorch's on a CPU, in networks of float32; JAX_DEFAULT_MATMUL_PRECISION says ti_jax's",
+    )
     parser.add_argument("--output", type=Path, default=Path("against_diffusers.json"))
     options = parser.parse_args()
     facts: dict[str, Any] = {
@@ -46,6 +52,7 @@ def main() -> None:
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "device": options.device,
         "dtype": options.dtype,
+        "torch_products": options.torch_products,
         "model": options.model,
         "chunk": options.chunk,
         "batch_size": options.batch_size,
@@ -64,7 +71,7 @@ def main() -> None:
 
 def run(name: str, job: str, options: argparse.Namespace) -> dict[str, Any]:
     """One program in one process."""
-    flags = ("calls", "chunk", "batch_size", "sampling_steps", "device", "dtype")
+    flags = ("calls", "chunk", "batch_size", "sampling_steps", "device", "dtype", "torch_products")
     values = [text for flag in flags for text in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
     command = [sys.executable, str(_CONTESTANT), name, job, options.model, *values]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--sampling-steps", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for PyTorch; JAX takes the accelerator it finds")
     parser.add_argument("--dtype", default="float32", help="of the frozen networks")
+    parser.add_argument(
+        "--torch-products", choices=("float32", "bfloat16"), default="float32", help="of float32, on a CPU"
+    )
     options = parser.parse_args()
     began = time.perf_counter()
     call = (of_ti_jax if options.name == "ti_jax" else of_torch)(options)
@@ -62,6 +65,7 @@ def of_torch(options: argparse.Namespace) -> Callable[[], object]:
     """A loop of diffusers, or the same made lean."""
     import torch_loops
 
+    torch_loops.products_in(options.torch_products)
     if options.job == "generate":
         return torch_loops.generator(
             options.model, PROMPT.format("a thing"), options.sampling_steps, device=options.device, dtype=options.dtype

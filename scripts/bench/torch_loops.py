@@ -33,6 +33,12 @@ class Parts(NamedTuple):
     pixels: torch.Tensor
 
 
+def products_in(dtype: str) -> None:
+    """Sets what PyTorch multiplies in on a CPU: whether products and convolutions of float32 are of bfloat16."""
+    backends: Any = torch.backends  # which makes its settings at run time, unseen by a type checker
+    backends.fp32_precision = {"float32": "ieee", "bfloat16": "bf16"}[dtype]
+
+
 def load(
     model: str, pictures: np.ndarray, prompt: str, batch_size: int, *, device: str = "cpu", dtype: str = "float32"
 ) -> Parts:
