@@ -16,7 +16,7 @@ from ti_jax.models.products import einsum
 
 Implementation = Literal["plain", "blocked", "cudnn", "flash"]
 
-BLOCK = 512  # queries; on a CPU the scores of a block stay in cache
+BLOCK = 512  # queries at most; on a CPU the scores of a block stay in cache
 _SMALLEST_BLOCKED = 256 * 256  # scores of one head from which blocks are quicker on a CPU
 _LARGEST_PLAIN = 1024 * 1024  # scores of one head above which the matrix of them is too large to keep anywhere
 
@@ -74,12 +74,13 @@ def _blocked(query: Array, key: Array, value: Array, *, over_heads: Callable[...
     """One block of queries after the other, for the heads of all examples as `over_heads` takes them."""
     b, q, heads, d = query.shape
     blocks = -(-q // BLOCK)
+    block = 8 * -(-q // (8 * blocks))  # all alike, and with as little padding as that takes
     # Scaled once here, and not in every block's scores.
     query = (query.astype(jnp.float32) / math.sqrt(d)).astype(query.dtype)
-    padded = jnp.pad(query, ((0, 0), (0, blocks * BLOCK - q), (0, 0), (0, 0)))
+    padded = jnp.pad(query, ((0, 0), (0, blocks * block - q), (0, 0), (0, 0)))
     queries, keys, values = (x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d) for x in (padded, key, value))
-    attended = over_heads(lambda head: _one_head(*head), (queries.reshape(b * heads, blocks, BLOCK, d), keys, values))
-    return attended.reshape(b, heads, blocks * BLOCK, d)[:, :, :q].transpose(0, 2, 1, 3)
+    attended = over_heads(lambda head: _one_head(*head), (queries.reshape(b * heads, blocks, block, d), keys, values))
+    return attended.reshape(b, heads, blocks * block, d)[:, :, :q].transpose(0, 2, 1, 3)
 
 
 @jax.custom_vjp
