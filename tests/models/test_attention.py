@@ -83,6 +83,15 @@ def test_no_matrix_of_all_scores_in_blocks():
     assert "32,200" in shapes
 
 
+def test_blocks_are_alike():
+    """40 queries are two blocks of 24, not two of 32, and 16 are one of 16."""
+    for tokens, block in ((40, 24), (16, 16)):
+        arrays = [draws(1, tokens, 2, 8, seed=i) for i in range(3)]
+        shapes = str(jax.make_jaxpr(lambda *arrays: attention(*arrays, implementation="blocked"))(*arrays))
+        assert f"{block},{tokens}]" in shapes
+        assert f"32,{tokens}]" not in shapes
+
+
 @pytest.mark.parametrize(
     ("tokens", "platform", "heads_apart", "largest"),
     [
