@@ -68,9 +68,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of every file
     drawings, seen = read_dataset(options.data_dir), read_dataset(options.data_dir, "train")
+    packages = Packages(options.data_dir / "packages")
+    packages.fetch()  # those that building the data set did not leave there
     subjects = [
         *concept_subjects(drawings)[: options.count],
-        *character_subjects(drawings, Packages(options.data_dir / "packages")),
+        *character_subjects(drawings, packages),
         *style_subjects(drawings),
     ]
     pipeline = ti_jax.load(options.model)
