@@ -221,8 +221,8 @@ def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled
         memory: bytes that each has.
 
     Returns:
-        a number that was compiled and fits, in a line of memory at most 5 % fewer than the most; 0 if not
-        even one slot a device fits.
+        a number that was compiled and fits, where memory grows in a line at most 5 % below the most; 0 if not even one
+        slot a device does.
     """
     tried = {slots: result for slots, result in known.items() if slots % devices == 0}
 
