@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Shaped
 from ti_jax.models import winograd
 from ti_jax.models.products import einsum, in_bfloat16, matmul
 
-_LARGEST_IN_PATCHES = 128 * 128
-"""Pixels of a picture above which its patches, nine times the picture, take too much memory."""
+_LARGEST_IN_ROWS = 128 * 128
+"""Pixels of a picture above which operand and result of one product, 4.5 times the picture, take too much memory."""
 
 
 class GroupNorm(nnx.Module):
@@ -104,22 +104,34 @@ def _patches(x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b h w 9*c"]:
     return jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
 
 
-def _patches_in_bfloat16(x: Float[Array, "b h w c"]) -> Float[Array, "b h w 9*c"]:
-    """Not to be differentiated. XLA for CPUs would move numbers of bfloat16 as float32, but bits as they are."""
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
-    return jax.lax.bitcast_convert_type(_patches(bits), jnp.bfloat16)
-
-
 @jax.custom_vjp
 def _convolve(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
     """Stride 1 and a pixel of padding. With JAX's own derivative by x, XLA is six times slower in a loop on the CPU."""
-    if not _in_patches(x):
+    if not _in_rows(x):
         return _lax_convolve(x, kernel)
-    return einsum("...c,cd->...d", _patches_in_bfloat16(x), kernel.reshape(-1, kernel.shape[-1])).astype(x.dtype)
+    # One product gives what every row adds to the row below it, to itself and to the row above.
+    kernels = kernel.transpose(1, 2, 0, 3).reshape(-1, 3 * kernel.shape[-1])
+    below, itself, above = jnp.split(einsum("...c,cd->...d", _with_neighbours(x, 2), kernels), 3, axis=-1)
+    nothing = jnp.zeros_like(itself[:, :1])
+    from_above, from_below = (
+        jnp.concatenate(rows, axis=1) for rows in ([nothing, below[:, :-1]], [above[:, 1:], nothing])
+    )
+    return (from_above + itself + from_below).astype(x.dtype)
 
 
-def _in_patches(x: Array) -> bool:
-    return in_bfloat16(x.dtype) and x.shape[1] * x.shape[2] <= _LARGEST_IN_PATCHES
+def _in_rows(x: Array) -> bool:
+    return in_bfloat16(x.dtype) and x.shape[1] * x.shape[2] <= _LARGEST_IN_ROWS
+
+
+def _with_neighbours(x: Float[Array, "b h w c"], axis: int) -> Float[Array, "b h w 3*c"]:
+    """Channels of the pixel before, of the pixel and of the one after it, in bfloat16. Not to be differentiated.
+
+    XLA for CPUs would move numbers of bfloat16 as float32, but bits as they are.
+    """
+    bits, size = jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16), x.shape[axis]
+    padded = jnp.pad(bits, [(1, 1) if i == axis else (0, 0) for i in range(4)])
+    parts = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)]
+    return jax.lax.bitcast_convert_type(jnp.concatenate(parts, axis=-1), jnp.bfloat16)
 
 
 def _lax_convolve(x: Array, kernel: Array) -> Array:
@@ -133,11 +145,12 @@ def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arra
 def _convolve_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
     x, kernel = saved
     of_x = _convolve(slope, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
-    if _in_patches(x):
-        # XLA transposes the first operand: better the slopes than the patches, nine times the picture. The barrier
-        # keeps it from taking the result's transposition into the product, for which it may then have no code.
-        of_kernel = jax.lax.optimization_barrier(einsum("...d,...c->dc", slope, _patches_in_bfloat16(x))).T
-        return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
+    if _in_rows(x):
+        # XLA transposes the first operand. The barrier keeps it from taking the result's transposition into the
+        # product, for which it may then have no code.
+        product = einsum("...d,...c->dc", _with_neighbours(slope, 1), _with_neighbours(x, 2))
+        of_rows = jax.lax.optimization_barrier(product).reshape(3, slope.shape[-1], 3, x.shape[-1])
+        return of_x, of_rows[::-1].transpose(0, 2, 3, 1).astype(kernel.dtype)
     (of_kernel,) = jax.linear_transpose(lambda k: _lax_convolve(x, k), kernel)(slope)
     return of_x, of_kernel
 
