@@ -156,6 +156,19 @@ def test_the_most_slots(curve, memory, most, asked, told):
     assert len(compiled) <= 7
 
 
+def test_the_second_program_is_far_from_the_first():
+    """As on an H100: the second slot takes more than the others, by which a line through 1 and 2 misses the most."""
+    compiled = {}
+
+    def compile(slots):
+        peak = 372 if slots == 1 else 458 + 52 * (slots - 2)
+        compiled[slots] = Compiled(peak <= 7910, peak, 1)
+        return compiled[slots]
+
+    assert most_slots(compile, {1: compile(1)}, 1, 7910) >= 140  # of 145
+    assert len(compiled) == 3
+
+
 def test_arguments_are_the_engines(monkeypatch):
     """Of every shape and type: what is planned is what is run."""
     pipeline = ti_jax.load("tiny", dtype="float32")

@@ -212,7 +212,8 @@ def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled
     """The most slots that fit, in multiples of the number of devices.
 
     Memory grows by the same with each slot, or nearly: a line through two programs says how many slots fit, a third
-    confirms it, and is the next guess's second point if it does not or if more than a few would fit beside it.
+    confirms it, and is the next guess's second point if it does not or if more than a few would fit beside it. The
+    second program has as many slots as fit even if all that the first holds grew with them: far from the first.
 
     Args:
         compiled: compiles for a number of slots.
@@ -234,10 +235,12 @@ def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled
     def peaks() -> list[tuple[int, int]]:
         return sorted((slots, result.peak) for slots, result in tried.items() if result.peak is not None)
 
-    if not attempt(devices).fits:
+    first = attempt(devices)
+    if not first.fits:
         return 0
     if len(peaks()) < 2:
-        attempt(2 * devices)
+        surely = 1 if first.peak is None else memory // max(first.peak, 1)
+        attempt(max(2, surely) * devices)
     for _ in range(_TRIES):
         most = max(slots for slots, result in tried.items() if result.fits)
         too_many = min((slots for slots, result in tried.items() if not result.fits), default=None)
