@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from ti_jax.models import winograd
 from ti_jax.models.products import einsum, in_bfloat16, matmul
@@ -95,13 +95,10 @@ def _pixels_times_kernel(x: Float[Array, "b h w c"], kernel: Float[Array, "1 1 c
 
 def _patches_times_kernel(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
     """Stride 1 and a pixel of padding, as one matrix product."""
-    return matmul(_patches(x), kernel.reshape(-1, kernel.shape[-1]))
-
-
-def _patches(x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b h w 9*c"]:
     _, h, w, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
+    patches = jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
+    return matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 @jax.custom_vjp
@@ -113,9 +110,8 @@ def _convolve(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Fl
     kernels = kernel.transpose(1, 2, 0, 3).reshape(-1, 3 * kernel.shape[-1])
     below, itself, above = jnp.split(einsum("...c,cd->...d", _with_neighbours(x, 2), kernels), 3, axis=-1)
     nothing = jnp.zeros_like(itself[:, :1])
-    from_above, from_below = (
-        jnp.concatenate(rows, axis=1) for rows in ([nothing, below[:, :-1]], [above[:, 1:], nothing])
-    )
+    from_above = jnp.concatenate([nothing, below[:, :-1]], axis=1)
+    from_below = jnp.concatenate([above[:, 1:], nothing], axis=1)
     return (from_above + itself + from_below).astype(x.dtype)
 
 

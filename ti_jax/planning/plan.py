@@ -239,8 +239,7 @@ def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled
     if not first.fits:
         return 0
     if len(peaks()) < 2:
-        surely = 1 if first.peak is None else memory // max(first.peak, 1)
-        attempt(max(2, surely) * devices)
+        attempt(max(2, memory // (first.peak or memory)) * devices)
     for _ in range(_TRIES):
         most = max(slots for slots, result in tried.items() if result.fits)
         too_many = min((slots for slots, result in tried.items() if not result.fits), default=None)
