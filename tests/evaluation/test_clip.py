@@ -45,6 +45,26 @@ def test_weights_of_old_repositories(copy, clip):
     np.testing.assert_array_equal(load_clip(copy).text_vectors(TEXTS), clip.text_vectors(TEXTS))
 
 
+def test_a_processor_saved_by_transformers(copy, clip):
+    """As version 5 writes it: what was `preprocessor_config.json` is part of another file, which comes first."""
+    images = transformers.CLIPImageProcessorPil.from_pretrained(copy)
+    (copy / "preprocessor_config.json").unlink()
+    transformers.CLIPProcessor(images, transformers.CLIPTokenizer.from_pretrained(copy)).save_pretrained(copy)
+    assert not (copy / "preprocessor_config.json").exists()
+    assert load_clip(copy).preprocessing == clip.preprocessing
+    (copy / "preprocessor_config.json").write_text(json.dumps({"crop_size": 16, "size": 16}))
+    assert load_clip(copy).preprocessing == clip.preprocessing
+
+
+def test_a_processor_saved_by_transformers_4(copy, clip):
+    """Whose file of that name says nothing of pictures."""
+    (copy / "processor_config.json").write_text(json.dumps({"processor_class": "CLIPProcessor"}))
+    assert load_clip(copy).preprocessing == clip.preprocessing
+    (copy / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match=r"preprocessor_config\.json is missing"):
+        load_clip(copy)
+
+
 def test_configs_of_old_repositories():
     shared = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "is_decoder": False}
     generation = {

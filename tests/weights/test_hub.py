@@ -35,6 +35,7 @@ SMALL = {
 CLIP = {
     "config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.json",

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import diffusers
 import jax
+import numpy as np
 import pytest
 import torch
 import transformers
-from original_layout import original_layout
+from original_layout import openai_text, original_layout, under
 from safetensors.torch import load_file, save_file
 from torch_pair import same_weights
 from twins import shake
@@ -145,6 +146,104 @@ def test_told_by_the_file(kind, prediction, tmp_path):
     assert paddings == {"sd1": [49407], "sd2": [0], "sdxl": [49407, 0]}[kind.split()[0]]
 
 
+PROJECTION = ("cond_stage_model.model.text_projection", "cond_stage_model.model.logit_scale")
+
+
+def without(*prefixes):
+    return lambda tensors: {key: t for key, t in tensors.items() if not key.startswith(prefixes)}
+
+
+def converted_from_diffusers(tensors):
+    """As diffusers' `convert_diffusers_to_original_stable_diffusion.py` writes Stable Diffusion 2."""
+    layer = "cond_stage_model.model.transformer.resblocks."
+    last = max(int(key.removeprefix(layer).split(".")[0]) for key in tensors if key.startswith(layer))
+    return without(f"{layer}{last}.", *PROJECTION)(tensors)
+
+
+def test_converted_from_diffusers(sd2_twin, tmp_path):
+    """The last layer is one that is used, and there is no projection."""
+    pipe = Pipe("sd2")
+    save_file(converted_from_diffusers(original_layout(pipe)), tmp_path / "told.safetensors")
+    told = ti_jax.load(tmp_path / "told.safetensors", prediction_type="epsilon", dtype="float32")
+    same_weights(told, pipe)
+
+    pipe, pipeline = sd2_twin
+    save_file(converted_from_diffusers(original_layout(pipe)), tmp_path / "model.safetensors")
+    same_weights(ti_jax.load(tmp_path / "model.safetensors", config=pipeline.source, dtype="float32"), pipe)
+
+
+def test_a_layer_that_the_config_leaves_out(sd2_twin, tmp_path):
+    """Nothing that is used is dropped, whatever the config says."""
+    pipe, pipeline = sd2_twin
+    tensors = original_layout(pipe)
+    layer = "cond_stage_model.model.transformer.resblocks."
+    more = {key.replace(f"{layer}1.", f"{layer}2."): t for key, t in tensors.items() if f"{layer}1." in key}
+    save_file({**converted_from_diffusers(tensors), **copied(more)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"transformer\.resblocks\.2\.\S+ \[\d+(, \d+)?\] fits no parameter"):
+        ti_jax.load(tmp_path / "model.safetensors", config=pipeline.source)
+
+
+def copied(tensors):
+    """safetensors writes no memory twice."""
+    return {key: tensor.clone() for key, tensor in tensors.items()}
+
+
+def with_openai_names(pipe):
+    """Stable Diffusion 2 with the text encoder as transformers names it, where Stable Diffusion 1 has its own."""
+    text = under("cond_stage_model.transformer.text_model.", openai_text(pipe.text_encoder))
+    return {**without("cond_stage_model.")(original_layout(pipe)), **text}
+
+
+def test_stable_diffusion_2_under_the_names_of_1(sd2_twin, tmp_path):
+    save_file(with_openai_names(Pipe("sd2")), tmp_path / "told.safetensors")
+    with pytest.raises(UserError, match=r"named as in Stable Diffusion 1.*is of Stable Diffusion 2.*--model-config"):
+        ti_jax.load(tmp_path / "told.safetensors", prediction_type="epsilon")
+    pipe, pipeline = sd2_twin
+    save_file(with_openai_names(pipe), tmp_path / "model.safetensors")
+    ours = ti_jax.load(tmp_path / "model.safetensors", config=pipeline.source, dtype="float32")
+    same_weights(ours, pipe)
+    assert ours.fingerprint == pipeline.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_a_projection_that_savers_leave(kind, tmp_path):
+    """CLIP's own, which no Stable Diffusion uses of this encoder."""
+    pipe = Pipe(kind)
+    place = "cond_stage_model" if kind == "sd1" else "conditioner.embedders.0"
+    left = {f"{place}.transformer.text_projection.weight": torch.randn(64, 64)}
+    save_file({**original_layout(pipe), **left}, tmp_path / "model.safetensors")
+    same_weights(ti_jax.load(tmp_path / "model.safetensors", dtype="float32"), pipe)
+
+
+# Empty tensors, as ComfyUI and others write them.
+V_PREDICTION = {"v_pred": torch.zeros(0)}
+ZERO_SNR = {**V_PREDICTION, "ztsnr": torch.zeros(0)}
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+@pytest.mark.parametrize("markers", [{}, V_PREDICTION, ZERO_SNR], ids=["none", "v", "zero SNR"])
+def test_markers_of_the_noise(markers, sdxl_twin, tmp_path, caplog):
+    """Tensors that say by their names what no shape does; of the config they are worth more, and less than the user."""
+    told, file = tmp_path / "told.safetensors", tmp_path / "model.safetensors"
+    save_file({**original_layout(Pipe("sdxl")), **markers}, told)
+    save_file({**original_layout(sdxl_twin[0]), **markers}, file)
+    expected = diffusers.DDIMScheduler(**NOISE, rescale_betas_zero_snr="ztsnr" in markers).alphas_cumprod.numpy()
+    for pipeline in ti_jax.load(told), ti_jax.load(file, config=sdxl_twin[1].source):
+        assert pipeline.schedule.prediction_type == ("v_prediction" if markers else "epsilon")
+        np.testing.assert_allclose(pipeline.schedule.alphas_cumprod, expected, rtol=0, atol=1e-6)
+    assert "of no network here" not in caplog.text
+    for options in {}, {"config": sdxl_twin[1].source}:
+        pipeline = ti_jax.load(file if options else told, prediction_type="epsilon", **options)
+        assert pipeline.schedule.prediction_type == "epsilon"
+
+
+def test_a_marker_says_what_stable_diffusion_2_predicts(tmp_path):
+    save_file({**original_layout(Pipe("sd2")), **V_PREDICTION}, tmp_path / "model.safetensors")
+    pipeline = ti_jax.load(tmp_path / "model.safetensors")
+    assert pipeline.schedule.prediction_type == "v_prediction"
+    assert pipeline.networks["unet"].config.sample_size == 96
+
+
 class Shape(NamedTuple):
     """A tensor that is only shown."""
 
@@ -160,8 +259,17 @@ def text_config(config):
     return transformers.CLIPTextConfig(**values)
 
 
-@pytest.mark.parametrize("name", ["sd-1.5", "sd-2.1", "sdxl"])
-def test_published_models(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("sd-1.5", dict),
+        ("sd-2.1", dict),
+        ("sd-2.1", without(*PROJECTION)),  # as ComfyUI saved it once
+        ("sd-2.1", converted_from_diffusers),
+        ("sdxl", dict),
+    ],
+)
+def test_published_models(name, change, tmp_path, monkeypatch):
     """At their true sizes the file tells the very preset, and every tensor has its place."""
     found = preset(name)
     with torch.device("meta"):
@@ -172,7 +280,7 @@ def test_published_models(name, tmp_path, monkeypatch):
         )
         if found.text_encoder_2 is not None:
             pipe.text_encoder_2 = transformers.CLIPTextModelWithProjection(text_config(found.text_encoder_2))
-    tensors = {key: Shape(tuple(tensor.shape)) for key, tensor in original_layout(pipe).items()}
+    tensors = {key: Shape(tuple(tensor.shape)) for key, tensor in change(original_layout(pipe)).items()}
     monkeypatch.setattr(single_file, "open_weights", lambda path: tensors)
     files = single_file.open_single_file(tmp_path, base=None, prediction_type="v_prediction")
     for part, config in files.configs.items():
@@ -186,16 +294,14 @@ def test_published_models(name, tmp_path, monkeypatch):
         assert _plan(shapes, found_tensors, rules)[1] == []
 
 
-def without(*prefixes):
-    return lambda tensors: {key: t for key, t in tensors.items() if not key.startswith(prefixes)}
-
-
 BROKEN = {
     "no unet": (without("model."), "is not a whole model: it has no unet"),
     "no unet, no vae": (without("model.", "first"), "is not a whole model: it has no unet and no vae"),
     "no text encoder": (without("cond"), "not a checkpoint of Stable Diffusion in the original layout"),
     "a LoRA": (lambda tensors: {"lora_unet.alpha": torch.zeros(1)}, r"\(it has 1 tensors, such as lora_unet\.alpha"),
     "nothing": (lambda tensors: {}, r"it has 0 tensors, none"),
+    "Playground 2.5": (lambda tensors: {**tensors, "edm_mean": torch.zeros(4)}, r"EDM.*\(edm_mean\).*not supported"),
+    "CosXL": (lambda tensors: {**tensors, "edm_vpred.sigma_max": torch.ones(())}, r"EDM.*\(edm_vpred\.sigma_max\)"),
     "a tensor missing": (
         without("model.diffusion_model.out.2.bias"),
         r"unet \(1 problems\):\n  conv_out\.bias \[4\] is missing",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +74,7 @@ def load_clip(source: str | Path, *, revision: str | None = None) -> Clip:
     if values.get("model_type") != "clip":
         raise UserError(f"{source} is no CLIP: its config.json says model_type = {values.get('model_type')!r}")
     config = CLIPConfig.from_dict(values)
-    preprocessing = Preprocessing.from_dict(read_json(folder / "preprocessor_config.json"))
+    preprocessing = Preprocessing.from_dict(_image_processor(folder))
     if preprocessing.side != config.vision.image_size:
         raise UserError(
             f"{source}: pictures are prepared at {preprocessing.side} pixels, and its image tower takes "
@@ -85,6 +85,13 @@ def load_clip(source: str | Path, *, revision: str | None = None) -> Clip:
         abstract_network(functools.partial(CLIPModel, config)), tensors, CLIP, param_dtype=jnp.float32, what=str(source)
     )
     return Clip(model, load_tokenizer(folder), preprocessing, str(source))
+
+
+def _image_processor(folder: Path) -> Mapping[str, Any]:
+    """Its config, which transformers 5 keeps inside the processor's (`image_processing_base.py`)."""
+    file = folder / "processor_config.json"
+    nested = read_json(file).get("image_processor") if file.exists() else None
+    return nested if isinstance(nested, Mapping) else read_json(folder / "preprocessor_config.json")
 
 
 @jit

@@ -17,6 +17,7 @@ _SMALL_FILES = (
     "scheduler/scheduler_config.json",
     *(f"{folder}/*" if folder.startswith("tokenizer") else f"{folder}/config.json" for folder in _FOLDERS),
 )
+_CLIP_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -88,7 +89,7 @@ def resolve_clip(source: str, *, revision: str | None = None) -> Path:
         return path
     if not _HUB_ID.fullmatch(source):
         raise UserError(f"there is no folder {source}: give one with a CLIP, an id on the hub (owner/name), or tiny")
-    folder = _snapshot(source, revision, ["config.json", "preprocessor_config.json", *_TOKENIZER_FILES])
+    folder = _snapshot(source, revision, [*_CLIP_FILES, *_TOKENIZER_FILES])
     for kind in file_kinds("text_encoder", None):
         # At the top of the repository, where a pipeline has a folder for each network.
         patterns = [Path(pattern).name for pattern in file_patterns("text_encoder", *kind)]

@@ -22,12 +22,11 @@ _IDS = 6
 """Numbers that tell an SDXL UNet sizes and crop."""
 
 
-def clip_config(shapes: Shapes, *, last_layer: bool = True, **settings: Any) -> CLIPTextConfig:
+def clip_config(shapes: Shapes, **settings: Any) -> CLIPTextConfig:
     """Of a text transformer.
 
     Args:
         shapes: by name, as OpenAI's CLIP in transformers or as OpenCLIP has them.
-        last_layer: whether the last layer is used.
         settings: what shapes do not tell.
 
     Returns:
@@ -44,7 +43,7 @@ def clip_config(shapes: Shapes, *, last_layer: bool = True, **settings: Any) -> 
         hidden_size=width,
         intermediate_size=inner,
         projection_dim=projection,
-        num_hidden_layers=layers if last_layer else layers - 1,
+        num_hidden_layers=layers,
         num_attention_heads=_heads(width, "text encoder"),
         max_position_embeddings=_one_of(shapes, "positional_embedding", "embeddings.position_embedding.weight")[0],
         eos_token_id=2,  # as the configs of the published models say

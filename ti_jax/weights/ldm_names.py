@@ -116,19 +116,20 @@ def vae_rules(config: AutoencoderKLConfig) -> Rules:
     return dataclasses.replace(rules.VAE, old_names=(*_starts(places), *_insides(_VAE_INSIDE)))
 
 
-def open_clip_rules(config: CLIPTextConfig) -> Rules:
-    """Rules for OpenCLIP's text transformer, whose joint projections have been split into three.
+def clip_rules(config: CLIPTextConfig) -> Rules:
+    """Rules for OpenAI's CLIP as transformers names it; some savers leave its projection, though nothing uses it."""
+    unused = () if config.with_projection else (r"text_projection\.weight",)
+    return dataclasses.replace(rules.CLIP_TEXT, ignore=(*rules.CLIP_TEXT.ignore, *unused))
 
-    SD 2 conditions on the layer before the last: diffusers leaves the last one out, and so does our config.
-    """
-    ignore = ["logit_scale", "attn_mask", rf"transformer\.resblocks\.{config.num_hidden_layers}\..*"]
-    if not config.with_projection:
-        ignore.append("text_projection")
+
+def open_clip_rules(config: CLIPTextConfig) -> Rules:
+    """Rules for OpenCLIP's text transformer, whose joint projections have been split into three."""
+    unused = () if config.with_projection else ("text_projection",)
     return Rules(
         # No linear layer but a matrix, which is the other way round.
         (*rules.CLIP_TEXT.rules, Rule("text_projection", "text_projection.kernel", legacy=True)),
         old_names=(*_starts(_OPEN_CLIP), *_insides(_OPEN_CLIP_INSIDE)),
-        ignore=tuple(ignore),
+        ignore=("logit_scale", "attn_mask", *unused),
     )
 
 

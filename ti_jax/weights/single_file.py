@@ -6,14 +6,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ti_jax.errors import UserError
 from ti_jax.models.presets import preset
 from ti_jax.weights.ldm_config import clip_config, unet_config, vae_config
-from ti_jax.weights.ldm_names import open_clip_rules, unet_rules, vae_rules
+from ti_jax.weights.ldm_names import clip_rules, open_clip_rules, unet_rules, vae_rules
 from ti_jax.weights.loader import LazyTensor
 from ti_jax.weights.model_files import ModelFiles, NetworkConfig
 from ti_jax.weights.rules import CLIP_TEXT, Rules
@@ -63,6 +63,8 @@ _SDXL = Family(
 _FAMILIES = (_SD1, _SD2, _SDXL)
 _FIRST, _INPAINTING = "input_blocks.0.0.weight", 9
 """Where a UNet says how many channels it takes, and how many an inpainting one does."""
+_MIDDLE = "middle_block.1.proj_in.weight"
+"""A convolution in the UNet of Stable Diffusion 1, and a linear layer in the others."""
 _NETWORKS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 _NOT_NEEDED = re.compile(
     r"model_ema\..*|first_stage_model\.(loss|model_ema)\..*|embedding_manager\..*|denoiser\..*|logvar|scale_factor"
@@ -70,6 +72,10 @@ _NOT_NEEDED = re.compile(
     r"|lvlb_weights|.*\.logit_scale"
 )
 """Averages, losses and tables that training leaves behind."""
+_MARKERS = {"v_pred": {"prediction_type": "v_prediction"}, "ztsnr": {"rescale_betas_zero_snr": True}}
+"""Tensors, mostly empty, that speak by their names alone; what ComfyUI, A1111 and Forge understand, as keys of a
+scheduler's config."""
+_RESBLOCK = re.compile(r"transformer\.resblocks\.(\d{1,4})\.")
 
 
 def open_single_file(path: Path, *, base: ModelFiles | None, prediction_type: str | None) -> ModelFiles:
@@ -79,23 +85,27 @@ def open_single_file(path: Path, *, base: ModelFiles | None, prediction_type: st
         path: of a `.safetensors` or `.ckpt` file.
         base: files of a model whose configs and tokenizers are right for this one. Without them the configs are told
             from the shapes of the tensors, the tokenizer is CLIP's own, and the scheduler the published model's.
-        prediction_type: what the UNet predicts, where `base` does not say it.
+        prediction_type: what the UNet predicts, where that is other than the file's markers or `base` say.
 
     Returns:
         its files.
 
     Raises:
-        UserError: if it is no such checkpoint, or does not tell everything.
+        UserError: if it is no such checkpoint, does not tell everything, or has noise of another kind.
     """
-    tensors = {name: x for name, x in open_weights(path).items() if not _NOT_NEEDED.fullmatch(name)}
+    found = open_weights(path)
+    noise = _noise(path, found) | ({"prediction_type": prediction_type} if prediction_type else {})
+    tensors = {name: x for name, x in found.items() if name not in _MARKERS and not _NOT_NEEDED.fullmatch(name)}
     family = _family(path, tensors)
     prefixes = {**{name: encoder.prefix for name, encoder in family.encoders.items()}, **_NETWORKS}
     parts = {network: _without_prefix(tensors, prefix) for network, prefix in prefixes.items()}
+    if family is _SD2:
+        parts["text_encoder"] = _used_layers(parts["text_encoder"])
     others = [name for name in tensors if not name.startswith(tuple(prefixes.values()))]
     if others:
         logger.warning("%s: %d tensors are of no network here, such as %s", path, len(others), others[0])
     try:
-        files = base or _told_by_shapes(path, family, parts, prediction_type)
+        files = base or _told_by_shapes(path, family, parts, noise.get("prediction_type"))
     except (IndexError, TypeError) as error:
         raise UserError(f"{path} has tensors of other shapes than any Stable Diffusion: it is damaged") from error
     if files.configs.keys() != parts.keys():
@@ -108,10 +118,21 @@ def open_single_file(path: Path, *, base: ModelFiles | None, prediction_type: st
         if network == "vae":
             return parts[network], vae_rules(config)
         if family.encoders[network].kind == "clip":
-            return parts[network], CLIP_TEXT
+            return parts[network], clip_rules(config)
         return _split_projections(parts[network]), open_clip_rules(config)
 
-    return dataclasses.replace(files, weights=weights)
+    return dataclasses.replace(files, weights=weights, scheduler={**files.scheduler, **noise})
+
+
+def _noise(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """What markers say of the noise: keys of a scheduler's config."""
+    edm = next((name for name in names if name.startswith("edm_")), None)
+    if edm is not None:
+        raise UserError(
+            f"{path} was trained with the noise of EDM ({edm}), as Playground 2.5 and CosXL were: this is not "
+            "supported; choose another model"
+        )
+    return {key: value for name in names for key, value in _MARKERS.get(name, {}).items()}
 
 
 def _family(path: Path, tensors: Tensors) -> Family:
@@ -131,6 +152,19 @@ def _family(path: Path, tensors: Tensors) -> Family:
     )
 
 
+def _used_layers(tensors: Tensors) -> Tensors:
+    """OpenCLIP without its last layer: Stable Diffusion 2 conditions on the one before.
+
+    Files that were converted from diffusers have neither that layer nor the projection after it; others may have lost
+    the projection alone.
+    """
+    layers = {name: int(match[1]) for name in tensors if (match := _RESBLOCK.match(name))}
+    depth = max(layers.values(), default=-1) + 1
+    published: Any = preset(_SD2.architecture).text_encoder
+    used = min(depth - ("text_projection" in tensors), published.num_hidden_layers)
+    return {name: tensor for name, tensor in tensors.items() if layers.get(name, -1) < used}
+
+
 def _without_prefix(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -141,12 +175,16 @@ def _told_by_shapes(
     """All but the weights."""
     published = preset(family.architecture)
     shapes = {network: {name: tuple(x.shape) for name, x in tensors.items()} for network, tensors in parts.items()}
+    if family is _SD1 and len(shapes["unet"].get(_MIDDLE, ())) == 2:
+        raise UserError(
+            f"{path} has a text encoder that is named as in Stable Diffusion 1, but its UNet is of Stable Diffusion 2: "
+            "give a folder with its configs (config=, --model-config)"
+        )
     inpaints = shapes["unet"].get(_FIRST, ())[1:2] == (_INPAINTING,)
     prediction = prediction_type or _usual_prediction(path, family, inpaints)
     configs: dict[str, NetworkConfig] = {
         name: clip_config(
             {key.removeprefix("text_model."): shape for key, shape in shapes[name].items()},
-            last_layer=family is not _SD2,
             hidden_act="quick_gelu" if encoder.kind == "clip" else "gelu",
             with_projection=name == "text_encoder_2",
         )
