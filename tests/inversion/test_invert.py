@@ -10,10 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ti_jax
-from ti_jax.config import DataConfig, InversionConfig, OptimizerConfig
+from ti_jax.config import ConceptSpec, DataConfig, InversionConfig, OptimizerConfig, with_model_defaults
 from ti_jax.errors import UserError
+from ti_jax.inversion import job
+from ti_jax.inversion.prepare import prepare
 from ti_jax.inversion.result import Interrupted
 
 CONFIG = InversionConfig(
@@ -148,6 +151,7 @@ def test_a_finished_run_is_left_alone(pipeline, whole):
         ({"config": replace(CONFIG, data=DataConfig(prompts="style"))}, "prompts: "),
         ({"config": replace(CONFIG, data=DataConfig(resolution=64))}, "pictures"),
         ({"config": replace(CONFIG, num_vectors=2)}, "num_vectors"),
+        ({"config": replace(CONFIG, fixed_set_size=8)}, "fixed_set_size: 4 -> 8"),
         ({"initializer": "dog"}, "initial_vectors: "),
         ({"placeholder": "<vixen>", "name": "fox"}, "placeholder: <fox> -> <vixen>"),
     ],
@@ -161,9 +165,69 @@ def test_a_folder_in_use_is_not_touched(pipeline, whole, tmp_path):
     with pytest.raises(UserError, match="--resume"):
         _invert(pipeline, whole[1])
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="not of a run"):
-        _invert(pipeline, tmp_path, overwrite=True)
+    for config in (None, '{"model_type": "clip"}', "torn"):  # which other programs write too
+        if config is not None:
+            (tmp_path / "config.json").write_text(config)
+        with pytest.raises(UserError, match="not of a run"):
+            _invert(pipeline, tmp_path, overwrite=True)
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_folder_that_a_kill_left_at_the_start_is_taken(pipeline, whole, tmp_path):
+    (tmp_path / ".config.json.1.partial").write_text("{")
+    assert _bits(_invert(pipeline, tmp_path).concept) == _bits(whole[0].concept)
+
+
+@pytest.mark.parametrize(("metrics", "refused"), [(None, False), ("torn\n", True)])
+def test_a_checkpoint_without_its_measurements(pipeline, whole, tmp_path, metrics, refused):
+    with pytest.raises(Interrupted):
+        _invert(pipeline, tmp_path / "fox", **_stop_at(5))
+    file = tmp_path / "fox/metrics.jsonl"
+    if refused:
+        file.write_text(metrics)
+        with pytest.raises(UserError, match=r"metrics.jsonl is not what was written"):
+            _invert(pipeline, tmp_path / "fox", resume=True)
+    file.unlink()
+    resumed = _invert(pipeline, tmp_path / "fox", resume=True)
+    assert (_bits(resumed.concept), resumed.history) == (_bits(whole[0].concept), whole[0].history)
+
+
+def test_no_previews(pipeline, whole, tmp_path):
+    result = _invert(pipeline, tmp_path / "fox", config=replace(CONFIG, preview_prompts=()))
+    assert _bits(result.concept) == _bits(whole[0].concept)
+    left = {path.name for path in (tmp_path / "fox").iterdir()}
+    assert {path.name for path in whole[1].iterdir()} - left == {"previews", "contact_sheet.png"}
+
+
+def test_a_preview_that_cuts_the_word_off_is_told_before_anything_is_learned(pipeline, tmp_path):
+    with pytest.raises(UserError, match="<fox>"):
+        _invert(pipeline, tmp_path / "fox", config=replace(CONFIG, preview_prompts=("a " * 80 + "{}",)))
+    assert not (tmp_path / "fox").exists()
+
+
+def test_vectors_are_written_before_pictures_are_drawn(pipeline, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(job, "contact_sheet", fail)
+    with pytest.raises(MemoryError):
+        _invert(pipeline, tmp_path / "fox", config=replace(CONFIG, steps=4, save_every=0))
+    assert ti_jax.Concept.load(tmp_path / "fox").num_vectors == 1
+
+
+def test_the_identity_sees_every_picture_and_their_order(pipeline, tmp_path):
+    files = []
+    for i in range(3):
+        files.append(tmp_path / str(i) / "same.png")
+        files[i].parent.mkdir()
+        Image.fromarray(np.full((32, 32, 3), 50 * i, np.uint8)).save(files[i])
+
+    def identity(*order):
+        spec = ConceptSpec("fox", "<fox>", "cat", [files[i] for i in order])
+        return prepare(pipeline, spec, with_model_defaults(CONFIG, pipeline.inversion_defaults)).identity
+
+    assert identity(0, 1) == identity(0, 1)
+    assert all(identity(0, 1) != identity(*other) for other in [(1, 0), (0, 2), (2, 1)])
 
 
 def test_overwrite_starts_anew(pipeline, tmp_path):

@@ -1,6 +1,9 @@
 """A queue of concepts through a few slots: each learns what it learns alone, whatever happens around it."""
 
+import contextlib
 import json
+import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import ti_jax
 from ti_jax.config import BoundsConfig, ConceptSpec, InversionConfig, OptimizerConfig
 from ti_jax.errors import UserError
-from ti_jax.inversion.invert_many import FailedConcepts
+from ti_jax.inversion.invert_many import FailedConcepts, used_slots
 from ti_jax.inversion.result import Interrupted
 from ti_jax.parallel.hosts import Host
 
@@ -136,6 +139,74 @@ def test_hosts_share_a_queue_and_another_number_of_them_goes_on(pipeline, specs,
     assert max(slot.step for slot in progress[0].slots if slot) > CONFIG.evaluate_every  # from the old host's state
     _assert_same({**first, **rest}, alone)
     assert list(_lines(tmp_path)) == list(SIZES)
+
+
+def _first_steps(progress):
+    """Where the concepts were after the first chunk, by name."""
+    return {slot.name: slot.step for slot in progress[0].slots if slot}
+
+
+def test_with_fewer_slots_the_states_of_those_that_wait_are_kept(pipeline, specs, alone, tmp_path):
+    three = [replace(spec, steps=None, learning_rate=None) for spec in specs[:3]]
+    with pytest.raises(Interrupted):
+        _many(pipeline, three, slots=3, output=tmp_path, should_stop=_StopAfter(1))
+    with pytest.raises(Interrupted):
+        _many(pipeline, three, slots=1, output=tmp_path, resume=True, should_stop=_StopAfter(0))
+    progress = []
+    _many(pipeline, three, slots=3, output=tmp_path, resume=True, on_progress=progress.append)
+    assert set(_first_steps(progress)) == {"fox", "hare", "owl"}
+    assert min(_first_steps(progress).values()) > CONFIG.evaluate_every
+
+
+@pytest.mark.parametrize("change", ["folder", "pictures"])
+def test_a_concept_whose_folder_was_deleted_begins_again(pipeline, specs, alone, tmp_path, change):
+    with pytest.raises(Interrupted):
+        _many(pipeline, specs[:1], output=tmp_path, should_stop=_StopAfter(1))
+    shutil.rmtree(tmp_path / "fox")
+    spec = specs[0] if change == "folder" else replace(specs[0], pictures=specs[1].pictures)
+    results = _many(pipeline, [spec], output=tmp_path, resume=True)
+    if change == "folder":
+        _assert_same(results, alone, ["fox"])
+    assert results["fox"].history.steps == CONFIG.steps
+    assert 0 in results["fox"].history.fixed_loss
+
+
+def test_what_failed_for_a_while_goes_on(pipeline, specs, alone, tmp_path):
+    """Pictures that could not be read once cost no steps, however often the next try is ended."""
+    with pytest.raises(Interrupted):
+        _many(pipeline, specs[:1], output=tmp_path, should_stop=_StopAfter(1))
+    with pytest.raises(FailedConcepts):
+        _many(pipeline, [replace(specs[0], pictures=str(tmp_path / "away"))], output=tmp_path, resume=True)
+    for chunks in (0, 5):
+        progress, results = [], {}
+        with pytest.raises(Interrupted) if chunks == 0 else contextlib.nullcontext():
+            stop = _StopAfter(chunks)
+            _many(
+                pipeline,
+                specs[:1],
+                2,
+                results,
+                output=tmp_path,
+                resume=True,
+                on_progress=progress.append,
+                should_stop=stop,
+            )
+        assert _first_steps(progress)["fox"] > CONFIG.evaluate_every
+    _assert_same(results, alone, ["fox"])
+
+
+@pytest.mark.parametrize(
+    ("slots", "concepts", "devices", "used"),
+    [(16, 11, 8, 16), (16, 11, 4, 12), (4, 11, 8, 4), (16, 3, 8, 3), (8, 0, 1, 1), (8, 5, 1, 5), (12, 11, 8, 12)],
+)
+def test_slots_that_are_used(slots, concepts, devices, used):
+    assert used_slots(slots, concepts, devices) == used
+
+
+def test_time_in_the_queue_does_not_count(pipeline, specs):
+    began = time.perf_counter()
+    results = _many(pipeline, [replace(specs[0], name=f"c{i}") for i in range(3)], slots=1)
+    assert sum(result.seconds for result in results.values()) <= time.perf_counter() - began
 
 
 def test_a_bad_concept_does_not_stop_the_others(pipeline, specs, alone, tmp_path):

@@ -35,7 +35,7 @@ def find_bounds(pipeline: Pipeline, specs: Sequence[ConceptSpec], config: Invers
 
     Args:
         pipeline: the frozen model.
-        specs: of all concepts, those of other hosts too, so that all compile the same program. No picture is opened.
+        specs: of all concepts, those of other hosts too, so that all have slots of one size. No picture is opened.
         config: with the model's defaults filled in; `config.bounds` may be unset in part.
 
     Returns:

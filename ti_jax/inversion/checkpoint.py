@@ -16,7 +16,7 @@ from orbax.checkpoint import future
 
 from ti_jax.config import InversionConfig
 from ti_jax.errors import UserError
-from ti_jax.inversion.slots import SlotState, initial_state, read_slot
+from ti_jax.inversion.slots import Occupant, Saved, SlotState, initial_state, read_slot
 
 _KEEP = 2  # a save that is cut off leaves the one before
 
@@ -26,11 +26,12 @@ class Checkpoints:
 
     Args:
         folder: where they are, made if need be; a local or remote path.
+        own: whether this process writes them; if it does, what a killed one left unfinished is deleted.
 
     A checkpoint is written beside the others and renamed when it is whole, so a killed run never leaves half of one.
     """
 
-    def __init__(self, folder: epath.PathLike) -> None:
+    def __init__(self, folder: epath.PathLike, *, own: bool = True) -> None:
         path = epath.Path(folder)
         path = path if path.is_absolute() else path.resolve()  # orbax wants it so; resolving spoils a remote path
         path.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=False,
             max_to_keep=_KEEP,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=own,
             multiprocessing_options=alone,
         )
         handlers = {
@@ -61,13 +62,13 @@ class Checkpoints:
         """Step of the newest whole checkpoint; None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: SlotState, occupants: Mapping[int, tuple[str, int]]) -> None:
+    def save(self, step: int, state: SlotState, occupants: Mapping[int, Occupant]) -> None:
         """Begins to write a checkpoint and returns; a failure to write the one before is raised here.
 
         Args:
             step: names it; one that exists is left alone.
             state: of all slots, a copy in host memory.
-            occupants: name and number of vectors of the concept in a slot, by slot.
+            occupants: the concepts, by slot.
         """
         if step != self.latest_step:
             metadata = {
@@ -81,15 +82,14 @@ class Checkpoints:
         """Returns when nothing is being written any more."""
         self._manager.wait_until_finished()
 
-    def load(self, config: InversionConfig) -> dict[str, SlotState]:
+    def load(self, config: InversionConfig) -> dict[str, Saved]:
         """What is in the newest checkpoint.
 
         Args:
             config: of the run; a slot's state has the shape that its optimiser and stopping rule give it.
 
         Returns:
-            the state of each concept by name, in host memory, without padding and without the axis of slots; nothing
-            if there is no checkpoint.
+            the state of each concept by name; nothing if there is no checkpoint.
 
         Raises:
             UserError: if it cannot be read.
@@ -108,7 +108,8 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self._manager.directory} cannot be read "
                 f"({type(error).__name__}): delete that step's folder to resume from the one before"
             ) from error
-        return {name: read_slot(state, slot, count) for slot, name, count in metadata["occupants"]}
+        occupants = {slot: Occupant(*occupant) for slot, *occupant in metadata["occupants"]}
+        return {o.name: Saved(o.fingerprint, read_slot(state, slot, o.num_vectors)) for slot, o in occupants.items()}
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

@@ -55,8 +55,8 @@ class Folder:
             raise UserError("--resume goes on with a run and --overwrite deletes it: choose one")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: choose another --output")
-        if self.path.exists() and any(self.path.iterdir()):
-            if not (self.path / "config.json").exists():
+        if self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+            if not self._holds_a_run():
                 raise UserError(f"{self.path} holds files that are not of a run: choose another --output")
             if overwrite:
                 self.path.rmtree()
@@ -67,25 +67,38 @@ class Folder:
                 )
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def check_identity(self, identity: Mapping[str, Any]) -> None:
-        """Refuses to go on with a run that something else shaped.
+    def _holds_a_run(self) -> bool:
+        """Whether its `config.json` is of a run: many a folder has one that is not."""
+        file = self.path / "config.json"
+        try:
+            return file.exists() and "identity" in self.read_json(file)
+        except UserError:
+            return False
+
+    def claim(self, config: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+        """Makes a new folder a run's, or refuses to go on with a run that something else shaped.
 
         Args:
+            config: resolved; written to a new folder.
             identity: of the run that is asked for.
 
         Raises:
             UserError: if the run in the folder has another; every difference is shown.
         """
-        file = self.path / "config.json"
-        if not file.exists():
-            return
-        before = self.read_json(file).get("identity", {})
-        changes = differences(before, identity)
-        if changes:
+        if not (self.path / "config.json").exists():
+            self.write_config(config, identity)
+        elif changes := self._changes(identity):
             raise UserError(
                 f"the run in {self.path} cannot be resumed, since this would change: {'; '.join(changes)}. "
                 "Use the old settings, or start anew with --overwrite or another --output"
             )
+
+    def is_of_another_run(self, identity: Mapping[str, Any]) -> bool:
+        """Whether something else shaped the run in the folder; not so if there is none."""
+        return self._holds_a_run() and bool(self._changes(identity))
+
+    def _changes(self, identity: Mapping[str, Any]) -> list[str]:
+        return differences(self.read_json(self.path / "config.json").get("identity", {}), identity)
 
     def write_config(self, config: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Writes the resolved configuration and the run's identity."""
@@ -100,4 +113,4 @@ class Folder:
         try:
             return json.loads(file.read_text())
         except ValueError as error:
-            raise UserError(f"{file} is not JSON any more: start anew with --overwrite") from error
+            raise UserError(f"{file} is not JSON any more: delete {self.path}, or choose another --output") from error

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from ti_jax.config import ConceptSpec, InversionConfig, concept_name, with_model_defaults
+from ti_jax.config import ConceptSpec, InversionConfig, as_dict, concept_name, with_model_defaults
 from ti_jax.errors import UserError
 from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.engine import Engine
@@ -73,7 +73,7 @@ def invert(
 
             folder = RunFolder(output)
             folder.open(resume=resume, overwrite=overwrite)
-            folder.check_identity(prepared.identity)
+            folder.claim(as_dict(config), prepared.identity)
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
             saved = checkpoints.load(config).get(spec.name)
         job = Job(pipeline, prepared, config, folder, saved)
@@ -87,7 +87,8 @@ def invert(
         )
         outcome = next(loop.run())
         if isinstance(outcome, Failure):
-            kept = f"; the checkpoint of step {checkpoints.latest_step} is kept in {output}" if checkpoints else ""
+            step = checkpoints and checkpoints.latest_step
+            kept = "" if step is None else f"; the checkpoint of step {step} is kept in {output}"
             raise UserError(f"{outcome.reason}{kept}")
         return outcome
 

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -22,7 +23,7 @@ from ti_jax.inversion.objective import check_learnable
 from ti_jax.inversion.prepare import prepare, settings_identity
 from ti_jax.inversion.queue_folder import RESERVED, QueueFolder
 from ti_jax.inversion.result import Failure, QueueProgress, Result
-from ti_jax.inversion.slots import SlotState
+from ti_jax.inversion.slots import Saved
 from ti_jax.parallel.hosts import ALONE, Host, share
 from ti_jax.pipeline import Pipeline
 
@@ -68,8 +69,8 @@ def invert_many(
         config: settings for all; a concept may have some of its own. The defaults are the paper's.
         slots: concepts learned at a time; fewer if there are not as many. A multiple of the number of devices is best.
         output: folder, local or remote, with one run folder a concept and `results.jsonl`; nothing is written if None.
-        resume: go on with what is in `output`: finished concepts are left out, failed ones tried again, those under way
-            go on from the newest checkpoint, on whatever host they were.
+        resume: go on with what is in `output`: finished concepts are left out, those under way go on from the newest
+            checkpoint, on whatever host they were, and so do failed ones, unless their settings have changed since.
         overwrite: replace what is in `output`.
         host: which of how many that share `output`; it learns its own share of the concepts.
         contact_sheets: draw what each word draws when it is done, which takes a while.
@@ -93,15 +94,33 @@ def invert_many(
         raise UserError(f"{slots} slots are too few: give 1 or more")
     own = set(share([spec.name for spec in specs], host))
     queue = [spec for spec in specs if spec.name in own]
-    engine = Engine(pipeline, config, max(1, min(slots, len(queue))), find_bounds(pipeline, specs, config), mesh)
+    devices = jax.local_device_count() if mesh is None else mesh.shape["concepts"]
+    engine = Engine(
+        pipeline, config, used_slots(slots, len(queue), devices), find_bounds(pipeline, specs, config), mesh
+    )
     folder = None
     if output is not None:
         folder = QueueFolder(output, host, [spec.name for spec in specs])
         folder.open(resume=resume, overwrite=overwrite)
         identity = settings_identity(pipeline, config)
-        folder.check_identity(identity)
+        folder.claim(as_dict(config), identity)
         folder.write_config(as_dict(config), identity)
     return _run(pipeline, queue, config, engine, folder, contact_sheets, on_progress, should_stop)
+
+
+def used_slots(slots: int, concepts: int, devices: int) -> int:
+    """How many slots a queue needs.
+
+    Args:
+        slots: at most.
+        concepts: in the queue.
+        devices: that slots are divided over.
+
+    Returns:
+        no more than there are concepts, rounded up so that, where each device has one, all have equally many.
+    """
+    needed = concepts if concepts <= devices else -(-concepts // devices) * devices
+    return max(1, min(slots, needed))
 
 
 def _check_names(specs: Sequence[ConceptSpec]) -> None:
@@ -124,7 +143,7 @@ def _run(
     on_progress: Callable[[QueueProgress], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> Iterator[Result]:
-    saved: dict[str, SlotState] = {}
+    saved: dict[str, Saved] = {}
     failed_before: set[str] = set()
     with contextlib.ExitStack() as stack:
         checkpoints = None
@@ -134,21 +153,19 @@ def _run(
             queue = [spec for spec in queue if spec.name not in lines or spec.name in failed_before]
             logger.info("%d concepts to learn, %d are finished", len(queue), len(lines) - len(failed_before))
             saved = folder.saved(config)
-            checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
-        under_way = [name for name in saved if name not in failed_before]
-        queue = sorted(queue, key=lambda spec: under_way.index(spec.name) if spec.name in under_way else len(saved))
+            checkpoints = stack.enter_context(Checkpoints(folder.checkpoints_of(engine.slots)))
+        queue = sorted(queue, key=lambda spec: spec.name not in saved)  # those under way first
 
         def begin(spec: ConceptSpec) -> Job | Failure:
-            again = spec.name in failed_before
-            state = None if again else saved.get(spec.name)
             try:
                 own = for_concept(config, spec)
                 prepared = prepare(pipeline, spec, own)
                 place = None if folder is None else folder.run_folder(spec.name)
                 if place is not None:
-                    place.open(resume=not again, overwrite=again)
-                    place.check_identity(prepared.identity)
-                return Job(pipeline, prepared, own, place, state, contact_sheets)
+                    mended = spec.name in failed_before and place.is_of_another_run(prepared.identity)
+                    place.open(resume=not mended, overwrite=mended)
+                    place.claim(as_dict(own), prepared.identity)
+                return Job(pipeline, prepared, own, place, saved.get(spec.name), contact_sheets)
             except UserError as error:
                 return Failure(spec, str(error))
             except Exception as error:  # whatever a damaged picture does to a decoder must not stop the others

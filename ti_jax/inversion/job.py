@@ -22,7 +22,7 @@ from ti_jax.inversion.prepare import Prepared
 from ti_jax.inversion.report import contact_sheet, draw, loss_curve, tile
 from ti_jax.inversion.result import Progress, Result
 from ti_jax.inversion.run_folder import RunFolder
-from ti_jax.inversion.slots import SlotState
+from ti_jax.inversion.slots import Saved, SlotState
 from ti_jax.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ class Job:
     """With everything filled in, what the concept has of its own included."""
     folder: RunFolder | None = None
     """Opened already."""
-    saved: SlotState | None = None
-    """To go on from."""
+    saved: Saved | None = None
+    """What a checkpoint has of a concept of its name."""
     contact_sheet: bool = True
     """Whether to draw, at the end, what the word draws."""
     history: History = field(default_factory=History)
@@ -47,20 +47,31 @@ class Job:
     done: bool = False
     failed_step: int = -1
     """The step whose loss was not finite."""
+    state: SlotState | None = field(default=None, init=False)
+    """To go on from; the first step if None."""
     began: float = field(default_factory=time.perf_counter)
+    """When it took its slot."""
 
     def __post_init__(self) -> None:
-        if self.saved is not None:
-            step = int(self.saved.step)
-            if step > self.total_steps:
-                where = f"the run in {self.folder.path}" if self.folder else self.name
-                raise UserError(f"{where} is at step {step} already: ask for more --steps than that")
-            self.done = step == self.total_steps or bool(self.saved.settled)
-            if self.folder is not None:
-                self.history = self.folder.read_metrics(steps=step)
-            logger.info("%s: resumed at step %d of %d", self.name, step, self.total_steps)
         if self.folder is not None:
+            if self.saved is not None:
+                self._go_on(self.folder, self.saved)
             self.folder.write_config(as_dict(self.config), self.prepared.identity)
+
+    def _go_on(self, folder: RunFolder, saved: Saved) -> None:
+        """Takes over what was saved, if it is of this run: its folder may have been deleted or begun anew since."""
+        step = int(saved.state.step)
+        history = folder.read_metrics(steps=step)
+        if saved.fingerprint != self.prepared.fingerprint or history.steps != step:
+            logger.warning(
+                "%s: the state of step %d is not of the run in %s: from its start", self.name, step, folder.path
+            )
+            return
+        if step > self.total_steps:
+            raise UserError(f"the run in {folder.path} is at step {step} already: ask for more --steps than that")
+        self.state, self.history = saved.state, history
+        self.done = step == self.total_steps or bool(saved.state.settled)
+        logger.info("%s: resumed at step %d of %d", self.name, step, self.total_steps)
 
     @property
     def name(self) -> str:
@@ -127,9 +138,9 @@ class Job:
             return
         concept = self._concept(vectors, step)
         self.folder.save_step(concept, step)
-        prompts = self._preview_prompts
-        images = draw(self.pipeline, concept, prompts, steps=self.config.preview_steps)
-        tile(images, len(prompts), self.folder.path / "previews" / f"steps-{step}.png")
+        if prompts := self.config.preview_prompts:
+            images = draw(self.pipeline, concept, prompts, steps=self.config.preview_steps)
+            tile(images, len(prompts), self.folder.path / "previews" / f"steps-{step}.png")
 
     def finish(self, state: SlotState) -> Result:
         """The result, written to the folder if there is one; a finished run is left as it is.
@@ -155,16 +166,13 @@ class Job:
 
     def _write(self, folder: RunFolder, result: Result) -> None:
         folder.write_metrics(self.history)
+        folder.save(self.name, result.concept, result.best)
         if self.contact_sheet:
             loss_curve(self.history, folder.path / "loss.png")
-            sheet = folder.path / "contact_sheet.png"
-            contact_sheet(self.pipeline, result, self._preview_prompts, sheet, steps=self.config.preview_steps)
-        folder.finish(self.name, result.concept, result.best, summary(result))
-
-    @property
-    def _preview_prompts(self) -> tuple[str, ...]:
-        assert self.config.preview_prompts is not None  # filled in by with_model_defaults
-        return self.config.preview_prompts
+            if prompts := self.config.preview_prompts:
+                sheet = folder.path / "contact_sheet.png"
+                contact_sheet(self.pipeline, result, prompts, sheet, steps=self.config.preview_steps)
+        folder.write_result(summary(result))
 
     def _concept(self, vectors: Mapping[str, Array | np.ndarray], step: int) -> Concept:
         spec, config = self.prepared.spec, self.config

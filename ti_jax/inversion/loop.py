@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ti_jax.errors import UserError
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.job import Job
 from ti_jax.inversion.result import Failure, Interrupted, QueueProgress, Result
+from ti_jax.inversion.slots import Occupant
 
 if TYPE_CHECKING:
     from ti_jax.inversion.checkpoint import Checkpoints
@@ -90,10 +92,11 @@ class Loop:
                     return
                 if isinstance(job, Job):
                     try:
-                        self._engine.put(slot, job.prepared, job.saved)
+                        self._engine.put(slot, job.prepared, job.state)
                     except UserError as error:
                         job = Failure(job.prepared.spec, str(error))
                     else:
+                        job.began = time.perf_counter()
                         self._jobs[slot] = job
                         continue
                 self._failed += 1
@@ -151,7 +154,7 @@ class Loop:
             return
         for job in jobs.values():
             job.write_metrics()
-        occupants = {slot: (job.name, job.num_vectors) for slot, job in jobs.items()}
+        occupants = {slot: Occupant(job.name, job.num_vectors, job.prepared.fingerprint) for slot, job in jobs.items()}
         self._checkpoints.save(self._clock, self._engine.snapshot(), occupants)
 
     def _report(self, jobs: dict[int, Job]) -> None:

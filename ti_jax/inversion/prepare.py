@@ -36,6 +36,11 @@ class Prepared:
     identity: dict[str, Any]
     """What shapes the trajectory, as JSON values; a resume compares it."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the identity."""
+        return _digest(np.frombuffer(json.dumps(self.identity, sort_keys=True).encode(), np.uint8))
+
 
 def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> Prepared:
     """Everything a slot needs to learn a concept.
@@ -49,7 +54,8 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         the concept made ready.
 
     Raises:
-        UserError: if pictures, prompts, placeholder or initialiser are no good; nothing has been written by then.
+        UserError: if pictures, prompts, those of previews included, placeholder or initialiser are no good; nothing has
+            been written by then.
     """
     key = concept_key(config.seed, spec.name)
     resolution = config.data.resolution or pipeline.resolution
@@ -68,7 +74,10 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
         config.data.templates,
         pipeline.inversion_defaults.templates,
     )
-    tokens = pipeline.tokenize(prompts.texts, {spec.placeholder: len(next(iter(vectors.values())))}, overflow="error")
+    placeholders = {spec.placeholder: len(next(iter(vectors.values())))}
+    tokens = pipeline.tokenize(prompts.texts, placeholders, overflow="error")
+    if config.preview_prompts:  # drawn when the word is learned: too late to say that they have no room for it
+        pipeline.tokenize([p.replace("{}", spec.placeholder) for p in config.preview_prompts], placeholders)
     mean, std = encode_pictures(pipeline.networks["vae"], np.stack([picture.pixels for picture in pictures]))
     flips = 2 if config.data.flip else 1
     assert config.steps is not None  # filled in by with_model_defaults
@@ -121,7 +130,7 @@ def _identity(
     identity: dict[str, Any] = {
         "name": spec.name,
         "placeholder": spec.placeholder,
-        "pictures": {picture.name: _digest(picture.pixels) for picture in pictures},
+        "pictures": {f"{i} {picture.name}": _digest(picture.pixels) for i, picture in enumerate(pictures)},
         "prompts": _digest(*jax.tree.leaves(tokens)),
         "initial_vectors": _digest(*jax.tree.leaves(vectors)),
         "num_vectors": {name: len(v) for name, v in vectors.items()},
@@ -136,11 +145,13 @@ def _identity(
 def settings_identity(pipeline: Pipeline, config: InversionConfig) -> dict[str, Any]:
     """The model, and the settings that shape every concept's trajectory, as JSON values."""
     settings = as_dict(config)
-    shaping = ("batch_size", "gradient_accumulation", "seed", "min_snr_gamma", "norm_control", "optimizer")
+    shaping = (
+        *("batch_size", "gradient_accumulation", "seed", "min_snr_gamma", "norm_control", "optimizer"),
+        "fixed_set_size",  # chooses the best vectors
+    )
     identity = {"model": pipeline.fingerprint, **{name: settings[name] for name in shaping}}
-    if config.stopping.rule != "none":  # which depends on when the loss is taken, and on what
-        stopping = {**settings["stopping"], "every": config.evaluate_every, "examples": config.fixed_set_size}
-        identity["stopping"] = stopping
+    if config.stopping.rule != "none":  # which depends on when the loss is taken
+        identity["stopping"] = {**settings["stopping"], "every": config.evaluate_every}
     return identity
 
 

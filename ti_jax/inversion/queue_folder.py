@@ -1,10 +1,10 @@
 """The folder of a queue of concepts, which hosts may share.
 
-config.json                  what was asked for
-results.jsonl                one line a concept that has ended; of all hosts, once each has come to its end
-results-host-I-of-N.jsonl    where there are several hosts: those of one of them, as they end
-checkpoints/host-I-of-N/     state of that host's slots
-NAME/                        run folder of a concept, without checkpoints of its own
+config.json                        what was asked for
+results.jsonl                      one line a concept that has ended; of all hosts, once each has come to its end
+results-host-I-of-N.jsonl          where there are several hosts: those of one of them, as they end
+checkpoints/host-I-of-N-slots-S/   state of that host's slots; with fewer, what they leave waiting stays in its own
+NAME/                              run folder of a concept, without checkpoints of its own
 
 Hosts write different files and read each other's; nothing else is between them.
 """
@@ -23,7 +23,7 @@ from ti_jax.files import write_text
 from ti_jax.inversion.checkpoint import Checkpoints
 from ti_jax.inversion.folder import Folder
 from ti_jax.inversion.run_folder import RunFolder
-from ti_jax.inversion.slots import SlotState
+from ti_jax.inversion.slots import Saved
 from ti_jax.parallel.hosts import Host
 
 Line = dict[str, Any]
@@ -58,29 +58,28 @@ class QueueFolder(Folder):
         super().open(resume=resume or several, overwrite=overwrite)
         self._own = self._read(self._results) if several else self.ended()
 
-    @property
-    def checkpoints(self) -> epath.Path:
-        """Where this host's checkpoints go."""
-        return self.path / "checkpoints" / f"host-{self._host.index}-of-{self._host.count}"
+    def checkpoints_of(self, slots: int) -> epath.Path:
+        """Where the checkpoints of this host go while it has so many slots."""
+        return self.checkpoints / f"host-{self._host.index}-of-{self._host.count}-slots-{slots}"
 
     def run_folder(self, name: str) -> RunFolder:
         """The folder of a concept."""
         return RunFolder(self.path / name)
 
-    def saved(self, config: InversionConfig) -> dict[str, SlotState]:
+    def saved(self, config: InversionConfig) -> dict[str, Saved]:
         """The newest state of each concept that this host has saved, or any when there was another number of hosts.
 
         The other hosts of the same number have other concepts, and may be writing.
         """
-        newest: dict[str, SlotState] = {}
-        hosts = sorted((self.path / "checkpoints").glob("host-*-of-*"))
-        for folder in hosts:
-            if folder.name.endswith(f"-of-{self._host.count}") and folder != self.checkpoints:
+        newest: dict[str, Saved] = {}
+        for folder in sorted(self.checkpoints.glob("host-*-of-*-slots-*")):
+            _, index, _, count, _, _ = folder.name.split("-")
+            if int(count) == self._host.count and int(index) != self._host.index:
                 continue
-            with Checkpoints(folder) as checkpoints:
-                for name, state in checkpoints.load(config).items():
-                    if name not in newest or state.step > newest[name].step:
-                        newest[name] = state
+            with Checkpoints(folder, own=False) as checkpoints:
+                for name, saved in checkpoints.load(config).items():
+                    if name not in newest or saved.state.step > newest[name].state.step:
+                        newest[name] = saved
         return newest
 
     def ended(self) -> dict[str, Line]:

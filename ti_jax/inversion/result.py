@@ -68,7 +68,7 @@ class Result:
     pictures: list[np.ndarray] = field(repr=False)
     """The training pictures as the model saw them, uint8 [resolution, resolution, 3] each."""
     seconds: float
-    """From its start to its end, compilation included; of this session alone if the run was resumed."""
+    """From when it took its slot to its end, compilation included; of this session alone if the run was resumed."""
     warnings: list[str]
     """What looked wrong on the way."""
     settled: bool = False

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ti_jax.concepts.concept import Concept
+from ti_jax.errors import UserError
 from ti_jax.files import write_text
 from ti_jax.inversion.folder import Folder
 from ti_jax.inversion.history import History
@@ -31,20 +32,29 @@ class RunFolder(Folder):
         write_text(self.path / "metrics.jsonl", history.to_jsonl())
 
     def read_metrics(self, *, steps: int) -> History:
-        """The measurements up to a number of steps, which is where a resumed run goes on."""
+        """The measurements up to a number of steps, which is where a resumed run goes on.
+
+        Raises:
+            UserError: if they are damaged.
+        """
         file = self.path / "metrics.jsonl"
-        text = file.read_text() if file.exists() else ""
-        return History.from_jsonl(text, steps=steps)
+        try:
+            return History.from_jsonl(file.read_text() if file.exists() else "", steps=steps)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is not what was written there: delete it, and the run begins anew") from error
 
     def save_step(self, concept: Concept, step: int) -> None:
         """Writes the vectors of an intermediate step."""
         concept.save(self.path / f"learned_embeds-steps-{step}.safetensors")
 
-    def finish(self, name: str, concept: Concept, best: Concept, result: Mapping[str, Any]) -> None:
-        """Writes what the run was for; the result last, since it says that all the rest is there."""
+    def save(self, name: str, concept: Concept, best: Concept) -> None:
+        """Writes what the run was for."""
         concept.save(self.path / "learned_embeds.safetensors")
         concept.save(self.path / f"{name}.safetensors")
         best.save(self.path / "learned_embeds-best.safetensors")
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes how the run ended; last, since it says that all the rest is there."""
         self.write_json("result.json", result)
 
     def read_result(self) -> dict[str, Any] | None:

@@ -70,6 +70,24 @@ class SlotState(NamedTuple):
     best_step: Int32[Array, "*slots"]
 
 
+class Occupant(NamedTuple):
+    """The concept in a slot."""
+
+    name: str
+    num_vectors: int
+    fingerprint: str
+    """Of its run; see `Prepared.fingerprint`."""
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds of one concept."""
+
+    fingerprint: str
+    """Of the run that the state belongs to."""
+    state: SlotState
+    """In host memory, without the axis of slots and without padding."""
+
+
 def active(state: SlotState, inputs: SlotInputs) -> Bool[Array, " slots"]:
     """True for the slots that still have steps to take."""
     return (state.step < inputs.total_steps) & (state.failed_step < 0) & ~state.settled
