@@ -13,6 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from ti_jax.config import (
+    ConceptSpec,
+    InversionConfig,
+    InversionDefaults,
+    OptimizerConfig,
+    for_concept,
+    with_model_defaults,
+)
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
@@ -73,3 +82,21 @@ def test_says_what_it_needs(path):
     text = path.read_text()
     for heading in ("Command:", "Hardware:", "Time:", "Result:"):
         assert heading in text.split('"""')[1]
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_concept_of_many_has_the_rate_that_it_has_alone(scale):
+    """Its own in the place of the one for all, or that of all; either is for one example if it is to be scaled."""
+    defaults = InversionDefaults()
+
+    def config(rate):
+        optimizer = OptimizerConfig(learning_rate=rate, scale_learning_rate=scale)
+        return with_model_defaults(
+            InversionConfig(batch_size=4, gradient_accumulation=2, optimizer=optimizer), defaults
+        )
+
+    for of_all, own in ((0.5, 0.25), (0.5, None), (None, 0.25), (None, None)):
+        among_many = for_concept(config(of_all), ConceptSpec("fox", "<fox>", "fox", [], learning_rate=own))
+        alone = config(of_all if own is None else own)
+        assert among_many.optimizer == alone.optimizer
+        assert alone.optimizer.learning_rate == (own or of_all or defaults.learning_rate) * (8 if scale else 1)

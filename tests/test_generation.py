@@ -138,6 +138,18 @@ def test_a_prompt_that_is_too_long_is_cut_off_with_a_warning(pipeline, caplog):
     assert "cut off" in caplog.text
 
 
+def test_a_word_that_no_prompt_holds_is_named(pipeline, caplog):
+    words = [_concept(pipeline, word, count) for word, count in (("<fox>", 2), ("<star>", 3), ("<ink>", 1))]
+    options = {"concepts": words, "steps": 1}
+    _generate(pipeline, ["a <Fox>", "a cat"], negative_prompt="<ink>", **options)
+    (message,) = [record.message for record in caplog.records if "no prompt holds" in record.message]
+    assert "<star>" in message
+    caplog.clear()
+    _generate(pipeline, ["a fox, <stars>", "a star in <ink>, <star>"], **options)
+    (message,) = [record.message for record in caplog.records if "no prompt holds" in record.message]
+    assert "<fox>" in message
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -161,6 +173,11 @@ def test_bad_arguments(pipeline, options, named):
 def test_words_that_do_not_fit(pipeline):
     with pytest.raises(UserError, match="<Fox>"):
         ti_jax.generate(pipeline, "a", concepts=[_concept(pipeline), _concept(pipeline, "<Fox>")])
+    for first, second in (("caf\u00e9", "cafe\u0301"), ("<caf\u00e9>", "<CAFE\u0301>")):
+        with pytest.raises(
+            UserError, match=r"two concepts have the word .*: write one of them anew with ti-jax convert"
+        ):
+            ti_jax.generate(pipeline, "a", concepts=[_concept(pipeline, first), _concept(pipeline, second)])
     stranger = ti_jax.Concept("<fox>", {"text_encoder": np.zeros((1, 7), np.float32)})
     with pytest.raises(UserError, match="another model"):
         ti_jax.generate(pipeline, "a", concepts=[stranger])

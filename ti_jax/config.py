@@ -28,7 +28,8 @@ class OptimizerConfig:
     learning_rate: Annotated[float | None, arg(aliases=("--learning-rate",))] = None
     """Peak step size. Unset: the model's default (5e-3 for Stable Diffusion, as in the paper)."""
     scale_learning_rate: bool = False
-    """Multiply the rate by batch size x gradient accumulation, as the official code does."""
+    """Multiply the rate, also one that a concept has of its own, by batch size x gradient accumulation, as the official
+    code does."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the rate goes from its peak to the last step; linear and cosine end at zero."""
     warmup_steps: int = 0
@@ -207,7 +208,7 @@ class ConceptSpec:
     placeholder: str
     """The new word as it will stand in prompts, such as `<fox>`."""
     initializer: str
-    """A word or phrase to start from, `random`, or an embedding file."""
+    """A word or phrase to start from, `random`, or an embedding file or run folder."""
     pictures: Any
     """A folder, a list of files, `bundled:NAME`, or arrays uint8 [h, w, 3]."""
     steps: int | None = None
@@ -248,7 +249,7 @@ def for_concept(config: InversionConfig, spec: ConceptSpec) -> InversionConfig:
     elif spec.prompts is not None:  # templates for all would win over it
         data = dataclasses.replace(data, prompts=spec.prompts, templates=None)
     if spec.learning_rate is not None:
-        optimizer = dataclasses.replace(optimizer, learning_rate=spec.learning_rate)
+        optimizer = dataclasses.replace(optimizer, learning_rate=_scaled(spec.learning_rate, config))
     return dataclasses.replace(
         config,
         steps=config.steps if spec.steps is None else spec.steps,
@@ -266,19 +267,22 @@ def with_model_defaults(config: InversionConfig, defaults: InversionDefaults) ->
         defaults: the model's.
 
     Returns:
-        a configuration whose `steps`, `preview_prompts` and `optimizer.learning_rate` are set, the scaling of the rate
-        included.
+        a configuration whose `steps`, `preview_prompts` and `optimizer.learning_rate` are set. The rate is scaled
+        already where `optimizer.scale_learning_rate` says so, which is kept for the rates that concepts have of their
+        own (`for_concept`).
     """
-    optimizer = config.optimizer
-    rate = defaults.learning_rate if optimizer.learning_rate is None else optimizer.learning_rate
-    if optimizer.scale_learning_rate:
-        rate *= config.batch_size * config.gradient_accumulation
+    rate = defaults.learning_rate if config.optimizer.learning_rate is None else config.optimizer.learning_rate
     return dataclasses.replace(
         config,
         steps=defaults.steps if config.steps is None else config.steps,
         preview_prompts=defaults.preview_prompts if config.preview_prompts is None else config.preview_prompts,
-        optimizer=dataclasses.replace(optimizer, learning_rate=rate, scale_learning_rate=False),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=_scaled(rate, config)),
     )
+
+
+def _scaled(rate: float, config: InversionConfig) -> float:
+    """A peak rate for the examples of a step, if the configuration says that it is for one."""
+    return rate * config.batch_size * config.gradient_accumulation if config.optimizer.scale_learning_rate else rate
 
 
 def as_dict(config: Any) -> dict[str, Any]:

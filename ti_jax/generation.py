@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,15 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key, UInt8
 from ti_jax.compilation import jit
 from ti_jax.concepts.chunks import ChunkedPrompts
 from ti_jax.concepts.concept import Concept
+from ti_jax.concepts.prompts import fold
 from ti_jax.conditioning import encode_chunks, picture_sizes, predict
 from ti_jax.diffusion.plan import Plan, plan
 from ti_jax.diffusion.samplers import sample
 from ti_jax.errors import UserError
 from ti_jax.inpainting import encode_scene
 from ti_jax.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
 
 Tokens = Mapping[str, ChunkedPrompts]
 
@@ -53,7 +57,7 @@ def generate(
     Args:
         pipeline: the frozen model.
         prompts: what to draw; one or several.
-        concepts: learned words that the prompts and the negative prompt may hold.
+        concepts: learned words that the prompts and the negative prompt may hold; of one that none holds it warns.
         seed: in [0, 2**32); picture i depends on (seed, i) alone, whatever the batch.
         steps: of the sampler.
         guidance: scale of classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598); 1 and below switch it off.
@@ -88,6 +92,7 @@ def generate(
     chunked = pipeline.tokenize_chunks(
         [*texts, negative_prompt], placeholders, long_prompts=long_prompts, emphasis=emphasis
     )
+    _warn_of_unused(chunked, placeholders)
     tokens, negative = (jax.tree.map(lambda x, rows=rows: x[rows], chunked) for rows in (slice(-1), slice(-1, None)))
     shape = _shape(pipeline, latents, len(texts), height, width)
     scene = encode_scene(pipeline, image, mask, shape[0] * pipeline.factor, shape[1] * pipeline.factor)
@@ -219,8 +224,10 @@ def _join(
     """The vectors of all concepts in one array an encoder, and how many each word has."""
     placeholders: dict[str, int] = {}
     for concept in concepts:
-        if concept.placeholder.lower() in {word.lower() for word in placeholders}:
-            raise UserError(f"two concepts have the word {concept.placeholder}: load one under another --token")
+        if fold(concept.placeholder) in map(fold, placeholders):
+            raise UserError(
+                f"two concepts have the word {concept.placeholder}: write one of them anew with ti-jax convert --token"
+            )
         placeholders[concept.placeholder] = concept.num_vectors
     vectors: dict[str, Array] = {}
     for name, width in pipeline.widths.items():
@@ -238,3 +245,13 @@ def _join(
         rows = max(1, -(-len(joined) // _VECTORS)) * _VECTORS
         vectors[name] = jnp.asarray(np.pad(joined, ((0, rows - len(joined)), (0, 0))))
     return vectors, placeholders
+
+
+def _warn_of_unused(tokens: Tokens, placeholders: Mapping[str, int]) -> None:
+    """Names the words that no prompt holds: one that is misspelt there is drawn as plain text."""
+    index = next(iter(tokens.values())).tokens.vector_index
+    first = 0
+    for word, count in placeholders.items():
+        if not np.any(index == first):  # the vectors of a word stand together
+            logger.warning("no prompt holds the word %s, so that concept draws nothing: write it just so", word)
+        first += count

@@ -32,6 +32,7 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
         lines = _Lines(console, speed)
         lines.print("preparing; compiling takes a while")
         yield lines
+        lines.end()
         return
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Bar(*columns, console=console, refresh_per_second=_BARS_A_SECOND) as bar:
@@ -60,6 +61,7 @@ def show_queue() -> Iterator[Callable[[QueueProgress], None]]:
         lines = _Lines(console, speed)
         lines.print("preparing; compiling takes a while")
         yield lines.queue
+        lines.end()
         return
     with Live("preparing; compiling takes a while", console=console) as live:
         yield lambda progress: live.update(_slots_table(progress, speed))
@@ -122,20 +124,28 @@ class _Lines:
     def __init__(self, console: Console, speed: _Speed) -> None:
         self._console, self._speed = console, speed
         self._last = float("-inf")
+        self._unsaid: str | None = None
 
     def print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def __call__(self, progress: Progress) -> None:
-        line = _describe(progress, self._speed)
-        if time.perf_counter() - self._last >= _SECONDS_BETWEEN_LINES or progress.step == progress.total_steps:
-            self._last = time.perf_counter()
-            self.print(line)
+        self._now_and_then(_describe(progress, self._speed))
         if progress.step == progress.total_steps:
+            self.end()
             self.print("drawing pictures with the new word")
 
     def queue(self, progress: QueueProgress) -> None:
-        line = _describe_queue(progress, self._speed)
+        self._now_and_then(_describe_queue(progress, self._speed))
+
+    def end(self) -> None:
+        """Prints the latest line, if that has not been done; where a run settles early, only its end says that."""
+        if self._unsaid is not None:
+            self.print(self._unsaid)
+        self._unsaid = None
+
+    def _now_and_then(self, line: str) -> None:
+        self._unsaid = line
         if time.perf_counter() - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = time.perf_counter()
-            self.print(line)
+            self.end()

@@ -12,6 +12,7 @@ from PIL import Image
 
 import ti_jax
 from ti_jax import terminal
+from ti_jax.cli import InvertMany
 
 QUICK = """
 from ti_jax.config import DataConfig, InversionConfig
@@ -89,6 +90,24 @@ def test_hosts_have_their_shares(many, tmp_path):
         shares.append(json.loads(out)["finished"])
     assert sorted([*shares[0], *shares[1]]) == list(NAMES)
     assert len((tmp_path / "all/results.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("folder", "source", "name"),
+    [
+        ("", "cats", "cats"),
+        ("cats", ".", "cats"),
+        ("cats/red", "..", "cats"),
+        ("", "cats/red/..", "cats"),
+        ("", "cats.yaml", "cats"),
+        ("", "gs://bucket/cats.yaml", "cats"),
+        ("", "gs://bucket/cats/", "cats"),
+    ],
+)
+def test_the_default_output_is_named_after_the_source(tmp_path, monkeypatch, folder, source, name):
+    (tmp_path / "cats/red").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / folder)
+    assert InvertMany(source)._name() == name
 
 
 @pytest.mark.parametrize(

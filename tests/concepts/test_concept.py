@@ -101,3 +101,22 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(concept, tmp_path, m
 def test_other_endings_are_refused(concept, tmp_path):
     with pytest.raises(UserError, match=r"written as \.safetensors"):
         concept.save(tmp_path / "fox.txt")
+
+
+@pytest.mark.parametrize("token", ["", "  ", "<fox>\n", "\x1b[31m", "x" * 201])
+def test_a_word_that_no_prompt_could_hold_is_refused(concept, tmp_path, token):
+    concept.save(tmp_path / "fox.safetensors")
+    with pytest.raises(UserError, match="no word for a prompt"):
+        Concept.load(tmp_path / "fox.safetensors", token=token)
+
+
+def test_an_address_that_cannot_be_read_is_refused():
+    with pytest.raises(UserError, match=r"http://host/fox\.pt cannot be read from where it is"):
+        Concept.load("http://host/fox.pt")
+
+
+def test_a_run_folder_stands_for_its_file(concept, tmp_path):
+    concept.save(tmp_path / "run" / "learned_embeds.safetensors")
+    assert Concept.load(tmp_path / "run").placeholder == "<Fox>"
+    with pytest.raises(UserError, match=r"is a folder without learned_embeds\.safetensors"):
+        Concept.load(tmp_path)

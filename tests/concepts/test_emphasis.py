@@ -52,6 +52,13 @@ def test_brackets_of_a_placeholder_are_its_own():
     assert parse_emphasis("a <fox>, [v]", ["<fox>"])[-1] == Piece("v", 1 / UP)
 
 
+def test_a_placeholder_with_brackets_further_on():
+    assert parse_emphasis("a photo in style (1), sky", ["style (1)"]) == [Piece("a photo in style (1), sky", 1.0)]
+    assert parse_emphasis("(Style (1):1.5) sky", ["style (1)"]) == [Piece("Style (1)", 1.5), Piece(" sky", 1.0)]
+    assert parse_emphasis("a:b)", ["a:b)"]) == [Piece("a:b)", 1.0)]
+    assert parse_emphasis("freestyle (1)", ["style (1)"]) == [Piece("freestyle ", 1.0), Piece("1", UP)]
+
+
 @given(st.text(alphabet="ab(:1.)[]\\ ", max_size=20))
 def test_any_text_is_read(prompt):
     pieces = parse_emphasis(prompt, ["[a]"])

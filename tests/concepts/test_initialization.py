@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from etils import epath
+from etils.epath import register
 from transformers import CLIPTokenizer
 
 from ti_jax import Concept
@@ -86,6 +88,34 @@ def test_going_on_from_a_file(start, file, num_vectors):
     np.testing.assert_array_equal(start(file[0], num_vectors), file[1])
 
 
+def test_going_on_from_a_run_folder(start, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Concept.load(file[0]).save("runs/fox/learned_embeds.safetensors")
+    for folder in ("runs/fox", "runs/fox/", str(tmp_path / "runs/fox")):
+        np.testing.assert_array_equal(start(folder), file[1])
+    with pytest.raises(UserError, match="runs is a folder without learned_embeds"):
+        start("./runs")
+
+
+def test_a_word_is_no_folder_of_that_name(start, tmp_path, monkeypatch):
+    word = start("fox")
+    monkeypatch.chdir(tmp_path)
+    Concept("<fox>", {"text_encoder": np.ones((1, WIDTH), np.float32)}).save("fox/learned_embeds.safetensors")
+    np.testing.assert_array_equal(start("fox"), word)
+
+
+def test_going_on_from_a_remote_file(start, file, monkeypatch):
+    """A bucket that is known to epath alone."""
+    folder = epath.Path(file[0]).parent
+    bucket = {"test://": lambda path: folder / path.removeprefix("test://")}
+    monkeypatch.setattr(register, "_URI_PREFIXES_TO_CLS", bucket)
+    Concept.load(file[0]).save(folder / "runs/fox/learned_embeds.safetensors")
+    for path in ("test://fox.safetensors", "test://runs/fox"):
+        np.testing.assert_array_equal(start(path), file[1])
+    with pytest.raises(UserError, match=r"there is no embedding file .*gone\.pt"):
+        start("test://gone.pt")
+
+
 def test_another_number_of_vectors_than_the_file_has_is_refused(start, file):
     with pytest.raises(UserError, match="has 2 vectors, not the 3 asked for"):
         start(file[0], 3)
@@ -113,7 +143,7 @@ def test_words_of_the_vocabulary_are_refused(tokenizer, word):
         check_placeholder(word, tokenizer)
 
 
-@pytest.mark.parametrize("word", ["", " ", "my fox", "<my\nfox>"])
+@pytest.mark.parametrize("word", ["", " ", "my fox", "<my\nfox>", "<fox\x07>", f"<{'x' * 200}>"])
 def test_a_placeholder_is_one_word(tokenizer, word):
     with pytest.raises(UserError, match="must be one word"):
         check_placeholder(word, tokenizer)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_jax.data.pictures import load_pictures
+from ti_jax.data.pictures import count_pictures, load_pictures
 from ti_jax.errors import UserError
 
 RESOLUTION = 16
@@ -265,6 +265,28 @@ def test_nothing(source):
 def test_something_else(source):
     with pytest.raises(UserError):
         _load(source)
+
+
+@pytest.mark.parametrize("source", [(array for array in [_noise(8, 8)]), None, 3], ids=["generator", "none", "number"])
+def test_what_cannot_be_counted_is_refused(source):
+    with pytest.raises(UserError, match="give a list"):
+        count_pictures(source)
+
+
+def test_what_else_is_in_a_folder_is_left_out_and_named_once(tmp_path, caplog):
+    _save(tmp_path / "a.png")
+    for name in ("scan.pdf", "phone.HEIC", "a.txt", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "more").mkdir()
+    for source in (tmp_path, [str(tmp_path)]):
+        caplog.clear()
+        assert count_pictures(source) == 1
+        assert [picture.name for picture in _load(source)] == ["a.png"]
+        (message,) = (record.message for record in caplog.records)
+        assert message.endswith(f"left out of {tmp_path}: phone.HEIC, scan.pdf")
+    caplog.clear()
+    _load(tmp_path / "a.png")
+    assert not caplog.records
 
 
 def test_a_missing_folder_is_named(tmp_path):

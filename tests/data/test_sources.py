@@ -26,6 +26,8 @@ def test_a_folder_of_folders(tmp_path):
         ConceptSpec("old-car", "<old-car>", "car", str(tmp_path / "old car")),
         ConceptSpec("red_panda", "<red_panda>", "red panda", str(tmp_path / "red_panda")),
     ]
+    (tmp_path / "red_panda" / "initializer.txt").write_bytes("\ufeffbear\r\n".encode())
+    assert concepts_from_folder(tmp_path)[1].initializer == "bear"
     assert {spec.initializer for spec in concepts_from_folder(tmp_path, init="thing")} == {"thing"}
     assert concepts_from_folder(tmp_path, token="{name}-word")[0].placeholder == "old-car-word"
 
@@ -39,6 +41,24 @@ def test_folders_that_are_none(tmp_path):
     _picture(tmp_path / "fox/0.png")
     with pytest.raises(UserError, match=r"put \{name\} into it"):
         concepts_from_folder(tmp_path, token="<word>")
+
+
+def test_an_initializer_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "fox" / "initializer.txt").write_bytes("füchse".encode("latin-1"))
+    with pytest.raises(UserError, match=r"initializer\.txt cannot be read as text in UTF-8"):
+        concepts_from_folder(tmp_path)
+
+
+def test_an_initializer_of_yaml_is_a_path_from_the_file(tmp_path):
+    """A run folder with one too; a word is a word, whatever lies beside the file."""
+    for folder in ("runs/fox", "fox"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "fox.pt").write_bytes(b"")
+    inits = {"runs/fox": str(tmp_path / "runs/fox"), "fox.pt": str(tmp_path / "fox.pt"), "fox": "fox", "a/b": "a/b"}
+    lines = [f"  - {{name: c{i}, token: <c{i}>, init: {init}, pictures: p}}" for i, init in enumerate(inits)]
+    (tmp_path / "concepts.yaml").write_text("\n".join(["concepts:", *lines]))
+    assert [spec.initializer for spec in concepts_from_yaml(tmp_path / "concepts.yaml")] == list(inits.values())
 
 
 def test_yaml(tmp_path):
@@ -90,7 +110,8 @@ def test_yaml_that_is_wrong(tmp_path, text, message):
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory):
-    """A set of three classes, prepared without TensorFlow; and its pictures, in the set's order."""
+    """A set of three classes, prepared without TensorFlow; and its pictures, in the set's order, with their labels. The
+    split `test` keeps its labels to itself; `odd` has a clear picture, and one of 16 bits that lies on its side."""
     tfds = pytest.importorskip("tensorflow_datasets")
     rng = np.random.default_rng(0)
     rows = [(rng.integers(0, 256, (9, 7, 3), np.uint8), i % 3) for i in range(14)]
@@ -110,12 +131,19 @@ def data_set(tmp_path_factory):
             )
 
         def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            odd = [(Image.new("RGBA", (4, 4)), {}), (Image.fromarray(np.uint16([[65535, 0]])), {"exif": exif})]
+            return {
+                "train": self._generate_examples([(Image.fromarray(pixels), {}, label) for pixels, label in rows]),
+                "test": self._generate_examples([(Image.fromarray(pixels), {}, -1) for pixels, _ in rows]),
+                "odd": self._generate_examples([(*picture, 0) for picture in odd]),
+            }
 
-        def _generate_examples(self):
-            for i, (pixels, label) in enumerate(rows):
+        def _generate_examples(self, pictures):
+            for i, (picture, options, label) in enumerate(pictures):
                 file = io.BytesIO()
-                Image.fromarray(pixels).save(file, format="PNG")
+                picture.save(file, format="PNG", **options)
                 file.seek(0)
                 yield i, {"image": file, "label": label}
 
@@ -139,6 +167,20 @@ def test_a_data_set_is_one_concept_a_class(data_set):
         for picture in spec.pictures:
             assert any(np.array_equal(picture, pixels) for pixels in known)
         assert len(load_pictures(spec.pictures, resolution=16)) == 3
+
+
+def test_pictures_without_a_label_are_left_out(data_set):
+    folder, _ = data_set
+    specs = concepts_from_tfds("little_things", data_dir=str(folder), split="test+train", per_class=20)
+    assert [len(spec.pictures) for spec in specs] == [5, 5, 4]
+    with pytest.raises(UserError, match="no picture in test of little_things has a label: choose another --split"):
+        concepts_from_tfds("little_things", data_dir=str(folder), split="test")
+
+
+def test_pictures_of_a_data_set_are_read_as_those_of_a_folder(data_set):
+    (spec,) = concepts_from_tfds("little_things", data_dir=str(data_set[0]), split="odd")
+    found = sorted((picture.tolist() for picture in spec.pictures), key=len)
+    assert found == [[[[255] * 3], [[0] * 3]], [[[255] * 3] * 4] * 4]
 
 
 def test_a_set_that_is_not_there_says_how_to_make_it(tmp_path):

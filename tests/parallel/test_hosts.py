@@ -32,11 +32,18 @@ def test_what_one_of_two_hosts_left_spreads_over_four():
 
 def test_find_host():
     assert find_host(None, None, {}) == ALONE
-    assert find_host(None, None, {"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}) == Host(2, 4)
-    assert find_host(0, 2, {"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}) == Host(0, 2)
+    step = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8"}
+    assert find_host(None, None, step) == Host(2, 4)
+    assert find_host(0, 2, step) == Host(0, 2)
     for index, count in ((0, None), (None, 2), (2, 2), (-1, 2)):
         with pytest.raises(UserError, match="--host"):
             find_host(index, count, {})
+
+
+def test_a_process_that_srun_did_not_start_is_alone():
+    """In the shell of `salloc -n 4`, and in a script of `sbatch -n 4`, which is process 0 of its own step."""
+    assert find_host(None, None, {"SLURM_NTASKS": "4"}) == ALONE
+    assert find_host(None, None, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) == ALONE
 
 
 def test_a_worker_that_is_done_waits_for_slower_ones(monkeypatch):

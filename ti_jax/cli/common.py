@@ -45,6 +45,12 @@ class Common:
     debug: bool = False
     """Show tracebacks and debug messages."""
 
+    def model_options(self) -> list[str]:
+        """The words of a command line that name this model again: `--model`, and what else is not left as it is."""
+        names = ("revision", "variant", "dtype", "prediction_type", "model_config", "tokenizer")
+        options = {f"--{name.replace('_', '-')}": getattr(self, name) for name in ("model", *names)}
+        return [word for option in options.items() if option[1] is not None for word in option]
+
     def load_pipeline(self) -> Pipeline:
         """The model that the options name."""
         import ti_jax
@@ -69,11 +75,6 @@ def in_output(common: Common, file: str) -> str:
 
 def load_concepts(path: str, token: str | None = None) -> list[Concept]:
     """The concepts of an embedding file or of a run folder; with a token, the one under that word."""
-    from etils import epath
-
     from ti_jax.concepts import formats
 
-    file = epath.Path(path)
-    if file.is_dir():
-        file = file / "learned_embeds.safetensors"
-    return formats.read_all(file) if token is None else [formats.read(file, token=token)]
+    return formats.read_all(path) if token is None else [formats.read(path, token=token)]

@@ -42,7 +42,7 @@ class Generate:
     width: int | None = None
     """Pixels. Unset: the model's own."""
     batch_size: int | None = None
-    """Pictures drawn at a time. Unset: all of them."""
+    """Pictures drawn at a time. Unset: all of them, but at most 8."""
     long_prompts: str = "cut"
     """What to do with a prompt beyond the model's limit: cut its end off, or go on in a further chunk as A1111 does."""
     emphasis: str = "off"

@@ -11,12 +11,13 @@ import tyro
 
 from ti_jax.cli.common import Common
 from ti_jax.cli.stop import Stop
-from ti_jax.cli.usage import diffusers_calls, diffusers_pipeline
+from ti_jax.cli.usage import diffusers_calls, diffusers_loading, is_stable_diffusion
 from ti_jax.config import InversionConfig, concept_name
 from ti_jax.errors import UserError
 
 if TYPE_CHECKING:
     from ti_jax.inversion.result import Result
+    from ti_jax.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Invert:
     token: str
     """The new word, such as "<fox>"; not a word that the model knows."""
     init: str
-    """A word or phrase that comes close, `random`, or an embedding file to go on from."""
+    """A word or phrase that comes close, `random`, or an embedding file or run folder (`runs/fox`) to go on from."""
     name: str | None = None
     """Of the concept: its folder, its file and its random stream. Unset: the letters and digits of the token."""
     resume: bool = False
@@ -62,35 +63,23 @@ class Invert:
                 on_progress=on_progress,
                 should_stop=stop,
             )
-        self._say(result, name, output, pipeline.inversion_defaults.preview_prompts[0])
+        self._say(pipeline, result, name, output)
 
-    def _say(self, result: Result, name: str, output: str, example: str) -> None:
+    def _say(self, pipeline: Pipeline, result: Result, name: str, output: str) -> None:
+        from ti_jax.inversion.job import summary
+
         file = f"{output}/learned_embeds.safetensors"
         if self.common.json:
-            summary = {
-                "name": name,
-                "token": self.token,
-                "status": "finished",
-                "steps": result.history.steps,
-                "loss": result.history.loss[-1],
-                "seconds": result.seconds,
-                "warnings": result.warnings,
-                "file": file,
-            }
-            print(json.dumps(summary))
+            print(json.dumps({**summary(result), "file": file}))
             return
-        from ti_jax.weights.hub import resolve
-
         print(f"learned {self.token} in {result.history.steps} steps: {file}")
         print(f"what it looks like: {output}/contact_sheet.png")
-        model = self.common.model
-        command = ["ti-jax", "generate", example.replace("{}", self.token), "--concept", output, "--model", model]
+        example = pipeline.inversion_defaults.preview_prompts[0].replace("{}", self.token)
+        command = ["ti-jax", "generate", example, "--concept", output, *self.common.model_options()]
         print(f"use it: {shlex.join(command)}")
-        print("in diffusers:")
-        kind = diffusers_pipeline(result.concept)
-        print(f"  from diffusers import {kind}")
-        folder = str(resolve(model)) if model == "tiny" else model
-        print(f"  pipe = {kind}.from_pretrained({folder!r})")
-        print(*(f"  {line}" for line in diffusers_calls(result.concept, file)), sep="\n")
+        if not is_stable_diffusion(pipeline):
+            return
+        lines = [*diffusers_loading(self.common, result.concept), *diffusers_calls(result.concept, file)]
+        print("in diffusers:", *lines, sep="\n  ")
         print(f"in A1111: copy {output}/{name}.safetensors to embeddings/ and write {name} in the prompt")
         print(f"in ComfyUI: copy it to models/embeddings/ and write embedding:{name} in the prompt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,8 +55,8 @@ class InvertMany:
     contact_sheets: bool = False
     """Draw what each word draws when it is done, which takes a while."""
     host: int | None = None
-    """Which of several processes that share the output folder this is, from 0. Unset: as the scheduler says (Slurm), or
-    the only one."""
+    """Which of several processes that share the output folder this is, from 0. Unset: as Slurm's srun says, or the only
+    one."""
     hosts: int | None = None
     """How many there are."""
     distributed: bool = False
@@ -104,7 +105,7 @@ class InvertMany:
             print(f"learned {len(finished)} concepts: {summary['results']}; slots were idle {summary['idle']:.1%}")
 
     def _name(self) -> str:
-        return self.data_set.tfds or Path(self.source or "").stem
+        return self.data_set.tfds or Path(os.path.abspath(self.source or "")).stem
 
     def _concepts(self) -> list[ConceptSpec]:
         from ti_jax.data.sources import concepts_from_folder, concepts_from_tfds, concepts_from_yaml

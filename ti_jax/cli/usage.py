@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ti_jax.cli.common import Common
     from ti_jax.concepts.concept import Concept
+    from ti_jax.pipeline import Pipeline
+
+
+def is_stable_diffusion(pipeline: Pipeline) -> bool:
+    """Whether other programs load words into the model: not into the paper's, whose text encoder is no CLIP."""
+    from ti_jax.models.bert import LDMBertModel
+
+    return not isinstance(pipeline.networks["text_encoder"], LDMBertModel)
 
 
 def diffusers_pipeline(concept: Concept) -> str:
     """The class of diffusers that a concept is for."""
     return "StableDiffusionPipeline" if len(concept.vectors) == 1 else "StableDiffusionXLPipeline"
+
+
+def diffusers_loading(common: Common, concept: Concept) -> list[str]:
+    """Lines of Python by which diffusers loads the model of a concept as `pipe`."""
+    from ti_jax.weights.hub import resolve
+
+    kind = diffusers_pipeline(concept)
+    model = str(resolve(common.model)) if common.model == "tiny" else common.model
+    if Path(model).is_file():
+        method, options = "from_single_file", {"config": common.model_config}
+    else:
+        method, options = "from_pretrained", {"revision": common.revision, "variant": common.variant}
+    given = "".join(f", {name}={value!r}" for name, value in options.items() if value is not None)
+    lines = [f"from diffusers import {kind}", f"pipe = {kind}.{method}({model!r}{given})"]
+    if common.prediction_type is not None:
+        option = f"prediction_type={common.prediction_type!r}"
+        lines.append(f"pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, {option})")
+    return lines
 
 
 def diffusers_calls(concept: Concept, file: str) -> list[str]:

@@ -51,7 +51,7 @@ class Concept:
         """Reads an embedding file, whoever wrote it.
 
         Args:
-            path: `.safetensors`, `.png`, or `.pt`/`.bin` with the extra `[torch]`; local or remote.
+            path: `.safetensors`, `.png`, `.pt`/`.bin` with the extra `[torch]`, or a run folder; local or remote.
             token: the word to use instead of the file's own; of a file with several concepts, the word of the one.
 
         Returns:
@@ -59,7 +59,7 @@ class Concept:
 
         Raises:
             UserError: if it is no embedding file that can be read safely, or holds several concepts and `token` is
-                none of their words.
+                none of their words, or `token` is no word for a prompt.
         """
         from ti_jax.concepts.formats import read
 

@@ -13,8 +13,11 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import NamedTuple
 
+from ti_jax.concepts.prompts import whole_word
+
 _ROUND, _SQUARE = 1.1, 1 / 1.1
-_TOKENS = r"\\[()\[\]\\]|\\|\(|\[|:(?P<weight>[+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+|:"
+_TOKENS = r"\\[()\[\]\\]|\\|\(|\[|:(?P<weight>[+-]?[.\d]+)\)|\)|\]|:"
+_LETTER = r"[^\\()\[\]:]"
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
@@ -38,8 +41,9 @@ def parse_emphasis(prompt: str, words: Iterable[str] = ()) -> list[Piece]:
     Returns:
         at least one part; neighbours of the same weight are one.
     """
-    protected = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) or "(?!)"
-    pattern = re.compile(f"(?P<word>{protected})|{_TOKENS}", re.IGNORECASE)
+    protected = "|".join(map(whole_word, sorted(words, key=len, reverse=True))) or "(?!)"
+    # Text ends where a word begins, which may have brackets further on.
+    pattern = re.compile(f"(?P<word>{protected})|{_TOKENS}|(?:(?!{protected}){_LETTER})+", re.IGNORECASE)
     pieces: list[Piece] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Float32, Key
 
 from ti_jax.concepts.concept import Concept
+from ti_jax.concepts.formats.content import show
 from ti_jax.concepts.formats.read import SUFFIXES
+from ti_jax.concepts.prompts import is_word
 from ti_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ def initial_vectors(
 
     Args:
         initializer: a word or phrase, whose token embeddings are taken; `random`, for normal draws with the mean and
-            deviation of each dimension over the vocabulary; or an embedding file to go on from.
+            deviation of each dimension over the vocabulary; or an embedding file, or a run folder with a `/` in its
+            name, to go on from.
         num_vectors: how many. A phrase of fewer tokens is repeated in turn. None: as many as it has tokens or vectors.
         table: the frozen token embeddings.
         tokenizer: of the encoder.
@@ -46,7 +49,7 @@ def initial_vectors(
         UserError: if a phrase has more tokens than there are vectors, or none that the tokenizer knows; or if a file
             has vectors of another width or number.
     """
-    if initializer.endswith(tuple(SUFFIXES)):
+    if is_path(initializer):
         return _from_file(initializer, num_vectors, table.shape[1], encoder)
     if initializer == "random":
         draws = jax.random.normal(key, (num_vectors or 1, table.shape[1]), jnp.float32)
@@ -82,18 +85,24 @@ def check_placeholder(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer: of the model.
 
     Raises:
-        UserError: if it is empty, has white space, or is a word that the vocabulary has as one token.
+        UserError: if it is empty or endless, has white space or what cannot be printed, or is a word that the
+            vocabulary has as one token.
     """
-    if not word or re.search(r"\s", word):
-        raise UserError(f"the placeholder {word!r} must be one word, such as <fox>")
+    if not is_word(word) or re.search(r"\s", word):
+        raise UserError(f"the placeholder {show(word)!r} must be one word, such as <fox>")
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if word in tokenizer.all_special_tokens or (len(ids) == 1 and ids[0] != tokenizer.unk_token_id):
         raise UserError(f"the placeholder {word!r} is a word of the vocabulary: mark it as new, such as <{word}>")
 
 
+def is_path(initializer: str) -> bool:
+    """Whether it names vectors. A word stays a word, even where the current folder has a folder of that name."""
+    if initializer.endswith(tuple(SUFFIXES)) or "://" in initializer:
+        return True
+    return "/" in initializer and epath.Path(initializer).is_dir()
+
+
 def _from_file(path: str, num_vectors: int | None, width: int, encoder: str) -> np.ndarray:
-    if not Path(path).exists():
-        raise UserError(f"there is no initialiser file {path}")
     vectors = Concept.load(path).vectors
     name = encoder if encoder in vectors else next(iter(vectors))
     found = np.asarray(vectors[name], np.float32)

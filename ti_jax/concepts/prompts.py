@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_WORD = 200  # letters
 
 Unit = tuple[list[int], list[int]]
 """Tokens that stay together, ids and indices of vectors: one of the vocabulary, or all the vectors of a word."""
@@ -87,7 +88,7 @@ def placeholder_pattern(placeholders: Mapping[str, int]) -> re.Pattern[str] | No
     if not placeholders:
         return None
     words = sorted(map(fold, placeholders), key=len, reverse=True)
-    return re.compile("|".join(map(_whole_word, words)))
+    return re.compile("|".join(map(whole_word, words)))
 
 
 def fold(text: str) -> str:
@@ -96,8 +97,13 @@ def fold(text: str) -> str:
     return "".join(map(str.lower, unicodedata.normalize("NFC", text)))
 
 
-def _whole_word(word: str) -> str:
-    """Brackets delimit themselves; a bare word must not be part of a longer one."""
+def is_word(text: str) -> bool:
+    """Whether a placeholder could stand in a prompt: it can be seen, is on one line, and not endless."""
+    return text.isprintable() and bool(text.strip()) and len(text) <= _LONGEST_WORD
+
+
+def whole_word(word: str) -> str:
+    """A regular expression for a word. Brackets delimit themselves; a bare word must not be part of a longer one."""
     before = r"(?<!\w)" if re.match(r"\w", word) else ""
     after = r"(?!\w)" if re.search(r"\w$", word) else ""
     return before + re.escape(word) + after

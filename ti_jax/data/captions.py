@@ -124,7 +124,7 @@ def read_templates(file: epath.PathLike, placeholder: str) -> tuple[str, ...]:
     """
     lines = [
         (number, line.strip())
-        for number, line in enumerate(_text(epath.Path(file)).splitlines(), start=1)
+        for number, line in enumerate(read_text(epath.Path(file)).splitlines(), start=1)
         if line.strip() and not line.strip().startswith("#")
     ]
     if not lines:
@@ -141,7 +141,7 @@ def _caption(picture: Picture, placeholder: str) -> str:
     file = picture.path.with_suffix(".txt")
     if not file.exists():
         raise UserError(f"the picture {picture.path} has no caption: write one in {file}, or use templates")
-    caption = " ".join(_text(file).split()).replace("{}", placeholder)
+    caption = " ".join(read_text(file).split()).replace("{}", placeholder)
     if not _holds(caption, placeholder):
         raise UserError(f"the caption in {file} does not hold {placeholder}: {caption!r}")
     return caption
@@ -152,7 +152,12 @@ def _holds(text: str, placeholder: str) -> bool:
     return pattern is not None and pattern.search(fold(text)) is not None
 
 
-def _text(file: epath.Path) -> str:
+def read_text(file: epath.Path) -> str:
+    """The text of a file in UTF-8, without the mark that some editors put first.
+
+    Raises:
+        UserError: if there is no such file, or it is no such text; it is named.
+    """
     try:
         return file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:

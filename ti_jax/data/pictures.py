@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -44,7 +44,8 @@ def load_pictures(source: Any, *, resolution: int, crop: Crop = "center", skip_b
 
     Args:
         source: a folder (its picture files in the order of their names, hidden ones left out), one or several files,
-            `bundled:NAME`, or arrays uint8 [h, w, 3] (or one array [n, h, w, 3]).
+            `bundled:NAME`, or arrays uint8 [h, w, 3] (or one array [n, h, w, 3]). Of what else is in a folder, but for
+            text, it warns.
         resolution: side in pixels.
         crop: cut out the middle square, or squash the whole picture into one.
         skip_bad: leave out files that cannot be read, with a warning.
@@ -57,6 +58,7 @@ def load_pictures(source: Any, *, resolution: int, crop: Crop = "center", skip_b
     """
     if isinstance(source, str | os.PathLike) or (isinstance(source, list | tuple) and _are_paths(source)):
         paths = _paths(source)
+        _warn_of_others(source)
         pictures = [p for p in (_read(path, resolution, crop, skip_bad) for path in paths) if p is not None]
         if not pictures:
             raise UserError(f"none of the {len(paths)} pictures can be read: {', '.join(p.name for p in paths[:5])}")
@@ -75,10 +77,12 @@ def count_pictures(source: Any) -> int:
         source: as it takes it.
 
     Raises:
-        UserError: if there is no such folder or file, or no picture in it.
+        UserError: if there is no such folder or file, no picture in it, or nobody can tell how many, as of a generator.
     """
     if isinstance(source, str | os.PathLike) or (isinstance(source, list | tuple) and _are_paths(source)):
         return len(_paths(source))
+    if not isinstance(source, Sized):
+        raise UserError(f"how many pictures a {type(source).__name__} has is not known: give a list of them")
     return len(source)
 
 
@@ -135,10 +139,29 @@ def _paths(source: Any) -> list[epath.Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"there is no folder or picture {path}")
-    endings = Image.registered_extensions()
-    files = [p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith(".")]
-    found = [p for p in files if p.suffix.lower() in endings]
+    files = _files(path)
+    found = [p for p in files if _is_picture(p)]
     return found or _no_pictures(f"{path} (its files: {', '.join(p.name for p in files[:5]) or 'none'})")
+
+
+def _files(folder: epath.Path) -> list[epath.Path]:
+    """The files in a folder by name, without hidden ones."""
+    return [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+
+
+def _is_picture(file: epath.Path) -> bool:
+    """Whether it is called like one that Pillow opens; some, such as PDF, it only writes."""
+    return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
+
+
+def _warn_of_others(source: Any) -> None:
+    """Names the files in folders that are neither pictures nor text, such as captions."""
+    for folder in map(epath.Path, source if isinstance(source, list | tuple) else [source]):
+        files = _files(folder) if folder.is_dir() else []
+        others = [p.name for p in files if not _is_picture(p) and p.suffix.lower() != ".txt"]
+        if others:
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            logger.warning("no pictures that can be read, left out of %s: %s%s", folder, ", ".join(others[:5]), more)
 
 
 def _read(path: epath.Path, resolution: int, crop: Crop, skip_bad: bool) -> Picture | None:
@@ -161,8 +184,8 @@ def _from_array(array: Any, index: int) -> Image.Image:
 
 
 def _square(name: str, image: Image.Image, resolution: int, crop: Crop) -> Picture:
-    """Turned as its EXIF data say, on white where it is transparent, then cut or squashed, bicubic and antialiased."""
-    image = _rgb(ImageOps.exif_transpose(image))
+    """In RGB, then cut or squashed, bicubic and antialiased."""
+    image = to_rgb(image)
     size, corner = (image.height, image.width), (0, 0)
     if crop == "center":
         side = min(image.size)
@@ -171,6 +194,11 @@ def _square(name: str, image: Image.Image, resolution: int, crop: Crop) -> Pictu
         corner = (top * resolution // side, left * resolution // side)
     pixels = np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC))
     return Picture(name, pixels, size, corner)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture in RGB: turned as its EXIF data say, scaled from more than 8 bits, on white where it is transparent."""
+    return _rgb(ImageOps.exif_transpose(image))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

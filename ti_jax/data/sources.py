@@ -12,6 +12,8 @@ from etils import epath
 from jaxtyping import UInt8
 
 from ti_jax.config import ConceptSpec, PromptKind, concept_name
+from ti_jax.data.captions import read_text
+from ti_jax.data.pictures import to_rgb
 from ti_jax.errors import UserError
 
 _KEYS = {"name": "name", "token": "placeholder", "init": "initializer", "pictures": "pictures"}
@@ -96,14 +98,14 @@ def concepts_from_tfds(
         token: the new words; `{name}` is the concept's name.
         init: what all start from; the label's words if None.
         image: the feature with the picture.
-        label: the feature with the class.
+        label: the feature with the class; what has none is left out.
 
     Returns:
         concepts named as the labels are; their pictures are decoded when they are asked for.
 
     Raises:
-        UserError: if the extra is not installed, or there is no such set in that format; it names the command that
-            makes it.
+        UserError: if the extra is not installed, no picture has a label, or there is no such set in that format; it
+            names the command that makes it.
     """
     try:
         import tensorflow_datasets as tfds
@@ -125,7 +127,10 @@ def concepts_from_tfds(
         ) from error
     places: dict[int, list[int]] = {}
     for i, record in enumerate(source):
-        places.setdefault(int(record[label]), []).append(i)
+        if record[label] >= 0:  # -1 where it is kept secret, as in test splits
+            places.setdefault(int(record[label]), []).append(i)
+    if not places:
+        raise UserError(f"no picture in {split} of {name} has a label: choose another --split")
     pictures = {kind: _Records(source, found[:per_class], image) for kind, found in sorted(places.items())}
     return [
         ConceptSpec(
@@ -154,7 +159,7 @@ class _Records(Sequence[UInt8[np.ndarray, "h w 3"]]):
 
         encoded = self._source[self._indices[i]][self._image]
         with Image.open(io.BytesIO(encoded)) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(to_rgb(picture))
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
@@ -174,8 +179,8 @@ def _concept(entry: Any, number: int, file: epath.Path) -> ConceptSpec:
     values: dict[str, Any] = {_KEYS.get(str(key), str(key)): value for key, value in entry.items()}
     values.setdefault("name", concept_name(str(entry["token"])))
     values["pictures"] = _relative(values["pictures"], file)
-    for key in ("initializer", "templates"):  # either may be a file
-        if isinstance(values.get(key), str) and (file.parent / values[key]).is_file():
+    for key in ("initializer", "templates"):  # either may be a file, and the former a run folder
+        if isinstance(values.get(key), str) and _is_path(file.parent, values[key]):
             values[key] = str(file.parent / values[key])
     if isinstance(values.get("learning_rate"), str):  # YAML takes 1e-2 for a word
         values["learning_rate"] = _number(values["learning_rate"])
@@ -218,6 +223,11 @@ def _relative(pictures: Any, file: epath.Path) -> Any:
     return text if text.startswith("bundled:") or "://" in text else str(file.parent / text)
 
 
+def _is_path(folder: epath.Path, text: str) -> bool:
+    """Whether a text names a file, or a folder in another: a word alone stays one beside a folder of that name."""
+    return (folder / text).is_file() or ("/" in text and (folder / text).is_dir())
+
+
 def _token(pattern: str, name: str) -> str:
     if "{name}" not in pattern:
         raise UserError(f"the token {pattern!r} is the same for all concepts: put {{name}} into it, as in '<{{name}}>'")
@@ -226,7 +236,7 @@ def _token(pattern: str, name: str) -> str:
 
 def _initializer(folder: epath.Path) -> str:
     file = folder / "initializer.txt"
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else _words(folder.name)
+    return read_text(file).strip() if file.is_file() else _words(folder.name)
 
 
 def _words(name: str) -> str:

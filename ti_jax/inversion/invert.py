@@ -43,7 +43,7 @@ def invert(
         pipeline: the frozen model, from `ti_jax.load`.
         pictures: a folder, a list of files, `bundled:NAME`, or arrays uint8 [h, w, 3]; 3 to 5 are usual.
         placeholder: the new word, such as `<fox>`; anything that is not a word of the vocabulary.
-        initializer: a word or phrase that comes close, `random`, or an embedding file to go on from.
+        initializer: a word or phrase that comes close, `random`, or an embedding file or run folder to go on from.
         config: settings; the defaults are the paper's.
         name: of the concept, which also picks its random stream; the letters and digits of the placeholder if None.
         output: run folder, local or remote; nothing is written if None.

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from ti_jax.concepts.concept import Concept
+from ti_jax.concepts.initialization import is_path
 from ti_jax.files import write_bytes
 from ti_jax.generation import generate
 from ti_jax.inversion.history import History
@@ -92,7 +93,7 @@ def contact_sheet(
 def _initial_word(result: Result) -> str:
     """What the left half of the sheet is drawn with; in brackets if it is no word."""
     initializer = result.initial.metadata["initializer"]
-    is_word = initializer != "random" and not initializer.endswith((".safetensors", ".pt", ".bin"))
+    is_word = initializer != "random" and not is_path(initializer)
     return initializer if is_word else f"[{epath.Path(initializer).name}]"
 
 

@@ -50,7 +50,7 @@ def find_host(index: int | None, count: int | None, environment: Mapping[str, st
     Args:
         index: as the user says; None if nothing was said.
         count: the same.
-        environment: where Slurm says it, by SLURM_PROCID and SLURM_NTASKS, if the user does not.
+        environment: where Slurm's `srun` says it, by SLURM_PROCID and SLURM_STEP_NUM_TASKS, if the user does not.
 
     Returns:
         the host; the only one if nobody says anything.
@@ -59,8 +59,9 @@ def find_host(index: int | None, count: int | None, environment: Mapping[str, st
         UserError: if only one of the two is given, or the index is not in [0, count).
     """
     if index is None and count is None:
+        # SLURM_NTASKS says how many there could be, also to a lone process in an allocation that nothing else joins.
         index = int(environment.get("SLURM_PROCID", 0))
-        count = int(environment.get("SLURM_NTASKS", 1))
+        count = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
     if index is None or count is None:
         raise UserError("give --host and --hosts together: which process this is, from 0, and how many there are")
     if not 0 <= index < count:

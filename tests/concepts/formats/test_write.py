@@ -83,6 +83,9 @@ def test_what_a_program_does_not_read_is_not_written(vectors, name, to, message,
         formats.write([Concept("<fox>", ONE)] * 2, tmp_path / "fox.pt")
     with pytest.raises(UserError, match="with a dot"):
         formats.write(Concept("fox.v1", ONE), tmp_path / "fox.pt", to="official")
+    for word in ("keys", "items", "type"):
+        with pytest.raises(UserError, match=f"^{word} cannot be written to official.*: rename it by ti-jax convert"):
+            formats.write(Concept(word, ONE), tmp_path / "fox.pt", to="official")
     assert not list(tmp_path.iterdir())
 
 

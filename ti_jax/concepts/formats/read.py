@@ -13,7 +13,7 @@ from ti_jax.concepts.concept import Concept
 from ti_jax.concepts.formats import pickled, png, safetensors
 from ti_jax.concepts.formats.content import Content, show, vectors
 from ti_jax.concepts.formats.layouts import Found, find
-from ti_jax.concepts.prompts import fold
+from ti_jax.concepts.prompts import fold, is_word
 from ti_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -27,23 +27,25 @@ SUFFIXES = {
     ".ckpt": pickled,
     ".png": png,
 }
-_LONGEST_WORD = 200  # letters
+_OF_A_RUN = "learned_embeds.safetensors"  # the file that is meant where a run folder is named
 
 
 def read(path: epath.PathLike, *, token: str | None = None) -> Concept:
     """Reads an embedding file that holds one concept, or one of a file of several.
 
     Args:
-        path: local or remote.
+        path: of a file or of a run folder, local or remote.
         token: the word to use; the file's own if None, or else its name. Of several concepts, the word of the one.
 
     Returns:
         the concept, vectors in float32.
 
     Raises:
-        UserError: if there is no such file, it cannot be read safely, its layout is not known, or it holds several
-            concepts and `token` is none of their words.
+        UserError: if there is no such file, it cannot be read safely, its layout is not known, it holds several
+            concepts and `token` is none of their words, or `token` is no word for a prompt.
     """
+    if token is not None and not is_word(token):
+        raise UserError(f"{show(token)!r} is no word for a prompt: give another --token, such as <fox>")
     concepts = read_all(path)
     if len(concepts) == 1:
         (concept,) = concepts
@@ -59,8 +61,8 @@ def read_all(path: epath.PathLike) -> list[Concept]:
     """Reads every concept of an embedding file.
 
     Args:
-        path: local or remote. Of the two files that diffusers' SDXL script writes, `learned_embeds.safetensors` and
-            `learned_embeds_2.safetensors`, either stands for both.
+        path: of a file or of a run folder, local or remote. Of the two files that diffusers' SDXL script writes,
+            `learned_embeds.safetensors` and `learned_embeds_2.safetensors`, either stands for both.
 
     Returns:
         the concepts in the file's order, vectors in float32.
@@ -68,7 +70,7 @@ def read_all(path: epath.PathLike) -> list[Concept]:
     Raises:
         UserError: if there is no such file, it cannot be read safely, or its layout is not known.
     """
-    file = epath.Path(path)
+    file = _file(path)
     concepts = _read(file)
     pair = _pair(file)
     if pair is None:
@@ -83,6 +85,19 @@ def read_all(path: epath.PathLike) -> list[Concept]:
     return [Concept(first.placeholder, both, first.metadata)]
 
 
+def _file(path: epath.PathLike) -> epath.Path:
+    """What is to be opened: the file itself, or the one in a run folder."""
+    try:
+        file = epath.Path(path)
+    except KeyError as error:  # which is the beginning of an address that epath does not know
+        raise UserError(f"{path} cannot be read from where it is: copy or download it first") from error
+    if not file.is_dir():
+        return file
+    if not (file / _OF_A_RUN).exists():
+        raise UserError(f"{file} is a folder without {_OF_A_RUN}: name an embedding file or the folder of a run")
+    return file / _OF_A_RUN
+
+
 def _pair(file: epath.Path) -> tuple[epath.Path, epath.Path] | None:
     """The two files of diffusers' SDXL script, if this is one of them and both are there."""
     first = file.parent / file.name.replace("learned_embeds_2", "learned_embeds", 1)
@@ -94,8 +109,6 @@ def _read(file: epath.Path) -> list[Concept]:
     """The concepts of one file."""
     if not file.exists():
         raise UserError(f"there is no embedding file {file}")
-    if file.is_dir():
-        raise UserError(f"{file} is a folder: name the file in it, such as {file / 'learned_embeds.safetensors'}")
     try:
         content = _open(file)
         found = find(content)
@@ -123,7 +136,7 @@ def _concept(own_word: str | None, found: Found, metadata: Mapping[str, str], st
     """A word of a layout with its vectors read."""
     word, arrays = found
     word = own_word or word or metadata.get("token") or metadata.get("name") or stem
-    if not word.isprintable() or not word.strip() or len(word) > _LONGEST_WORD:
+    if not is_word(word):
         raise UserError(f"calls its concept {show(word)!r}: that is no word for a prompt")
     values: dict[str, Array | np.ndarray] = {encoder: vectors(stored, encoder) for encoder, stored in arrays.items()}
     counts = {name: len(array) for name, array in values.items()}

@@ -100,10 +100,14 @@ def _official(concepts: Sequence[Concept], suffix: str) -> bytes:
     for concept in concepts:
         if list(concept.vectors) != ["text_encoder"]:
             raise UserError(f"{concept.placeholder} is for SDXL, which the official code does not know")
-        if "." in concept.placeholder:
-            raise UserError(f"{concept.placeholder} cannot be written to official with a dot: rename it by --token")
     import torch
 
+    for word in (concept.placeholder for concept in concepts):
+        if "." in word or hasattr(torch.nn.ParameterDict(), word):
+            raise UserError(
+                f"{word} cannot be written to official, which takes no word with a dot or of torch's own, such as "
+                "keys: rename it by ti-jax convert --token"
+            )
     tensors = {concept.placeholder: torch.tensor(np.asarray(concept.vectors["text_encoder"])) for concept in concepts}
     parameters = OrderedDict((word, torch.nn.Parameter(tensor)) for word, tensor in tensors.items())  # a dict it sorts
     ids = _token_ids(tensors, width=concepts[0].vectors["text_encoder"].shape[1])

@@ -1,0 +1,54 @@
+"""What a run says on stderr where there is no terminal."""
+
+import pytest
+
+from ti_jax import terminal
+from ti_jax.inversion.result import Progress, QueueProgress
+
+
+def _progress(step):
+    return Progress("fox", step, 100, loss=0.1, norm=1.0, fixed_loss=None)
+
+
+def _queue(finished):
+    return QueueProgress([None], total=3, finished=finished, failed=0, steps=1, idle=0.0)
+
+
+@pytest.fixture
+def said(capsys):
+    return lambda: capsys.readouterr().err.splitlines()
+
+
+def test_a_run_to_its_last_step(said):
+    with terminal.show_progress() as show:
+        for step in (20, 40, 100):
+            show(_progress(step))
+        assert [line.split("  ")[0] for line in said()][1:] == [
+            "step 20/100",
+            "step 100/100",
+            "drawing pictures with the new word",
+        ]
+    assert said() == []
+
+
+def test_a_run_that_settles_early_says_where_it_ended(said):
+    with terminal.show_progress() as show:
+        for step in (20, 40, 60):
+            show(_progress(step))
+        assert [line.split("  ")[0] for line in said()][1:] == ["step 20/100"]
+    assert [line.split("  ")[0] for line in said()] == ["step 60/100"]
+
+
+def test_a_line_now_and_then(said, monkeypatch):
+    monkeypatch.setattr(terminal, "_SECONDS_BETWEEN_LINES", 0.0)
+    with terminal.show_progress() as show:
+        for step in (20, 40):
+            show(_progress(step))
+    assert [line.split("  ")[0] for line in said()][1:] == ["step 20/100", "step 40/100"]
+
+
+def test_a_queue_says_how_it_ended(said):
+    with terminal.show_queue() as show:
+        for finished in (0, 2, 3):
+            show(_queue(finished))
+    assert [line.split(" concepts")[0] for line in said()][1:] == ["0 of 3", "3 of 3"]
