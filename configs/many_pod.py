@@ -17,7 +17,7 @@ from ti_jax.config import BoundsConfig, DataConfig, InversionConfig, OptimizerCo
 def get_config() -> InversionConfig:
     """One small batch a concept, many concepts a chip; concepts that have settled make room for the next.
 
-    The bounds are written out so that every host compiles the same program, whatever is in its share.
+    The bounds are written out so that slots are of one size on every host, whatever is in its share.
     """
     return InversionConfig(
         steps=3000,

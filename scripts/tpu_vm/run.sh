@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs ti-jax on every worker of a slice, in the folder of the checkout.
 #
-#   run.sh NAME --zone us-west4-a -- invert-many catalogue.yaml --config configs/many_pod.py --output gs://BUCKET/runs
+#   run.sh NAME --zone us-west4-a -- invert-many gs://BUCKET/catalogue.yaml --config configs/many_pod.py --output gs://BUCKET/runs
 #
 # --zone ZONE        where it is
 # --project PROJECT  gcloud's own if not given

@@ -3,7 +3,7 @@
 # starts again with --resume, so that no finished concept is redone and those under way go on from their checkpoint.
 #
 #   supervise.sh NAME --zone us-west4-a --type v5litepod-8 --version v2-alpha-tpuv5-lite --spot \
-#       -- invert-many catalogue.yaml --config configs/many_pod.py --output gs://BUCKET/runs
+#       -- invert-many gs://BUCKET/catalogue.yaml --config configs/many_pod.py --output gs://BUCKET/runs
 #
 # --zone, --type, --version, --project, --spot, --queued  as for create.sh
 # --attempts N       give up after N attempts (20), one of which may be to find no capacity

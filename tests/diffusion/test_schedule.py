@@ -72,6 +72,16 @@ def test_config_of_any_class(writer, options):
     np.testing.assert_allclose(NoiseSchedule.from_config(saved).alphas_cumprod, reference.alphas_cumprod, rtol=2e-6)
 
 
+def test_config_of_the_first_versions():
+    """Keys that the schedulers of 2022 wrote."""
+    old = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "tensor_format": "pt"}
+    reference = diffusers.DDIMScheduler(500, 0.00085, 0.012, "scaled_linear")
+    schedule = NoiseSchedule.from_config({**old, "timesteps": 500, "timestep_values": None})
+    np.testing.assert_allclose(schedule.alphas_cumprod, reference.alphas_cumprod, rtol=2e-6)
+    with pytest.raises(UserError, match=r"timestep_values = \[1\]|timestep_values = \(1,\)"):
+        NoiseSchedule.from_config({**old, "timestep_values": [1]})
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [

@@ -6,8 +6,10 @@ import shutil
 import time
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 import ti_jax
 from ti_jax.config import BoundsConfig, ConceptSpec, InversionConfig, OptimizerConfig
@@ -199,8 +201,25 @@ def test_what_failed_for_a_while_goes_on(pipeline, specs, alone, tmp_path):
     ("slots", "concepts", "devices", "used"),
     [(16, 11, 8, 16), (16, 11, 4, 12), (4, 11, 8, 4), (16, 3, 8, 3), (8, 0, 1, 1), (8, 5, 1, 5), (12, 11, 8, 12)],
 )
-def test_slots_that_are_used(slots, concepts, devices, used):
-    assert used_slots(slots, concepts, devices) == used
+def test_slots_that_are_used(slots, concepts, devices, used, monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    assert used_slots(slots, concepts, None) == used
+
+
+def _mesh(*shape):
+    """Of the one device that is here, which is enough to ask for its shape."""
+    return Mesh(np.full(shape, jax.local_devices()[0]), ("concepts", "data"))
+
+
+@pytest.mark.parametrize(("slots", "concepts", "used"), [(16, 11, 12), (16, 3, 4), (16, 0, 4), (6, 11, 6)])
+def test_slots_that_are_used_of_a_mesh_that_is_given(slots, concepts, used):
+    assert used_slots(slots, concepts, _mesh(4, 2)) == used
+
+
+@pytest.mark.parametrize(("shape", "slots"), [((2, 1), 3), ((1, 2), 2)])
+def test_what_a_mesh_does_not_divide_is_refused(pipeline, specs, shape, slots):
+    with pytest.raises(UserError, match=f"{slots} slots of batch size 1 cannot be divided"):
+        _many(pipeline, specs, slots, mesh=_mesh(*shape))
 
 
 def test_time_in_the_queue_does_not_count(pipeline, specs):

@@ -56,6 +56,11 @@ def read_options(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if not key.startswith("_") and key not in defaulted
     }
+    # The first versions wrote these: the one always empty, the other is called otherwise since.
+    if options.get("timestep_values", 0) is None:
+        del options["timestep_values"]
+    if "timesteps" in options:
+        options.setdefault("num_train_timesteps", options.pop("timesteps"))
     unknown = sorted(options.keys() - _KEYS)
     if unknown:
         raise UserError(f"scheduler config: {', '.join(f'{key} = {options[key]!r}' for key in unknown)} is not known")

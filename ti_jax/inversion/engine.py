@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ti_jax.config import InversionConfig
+from ti_jax.errors import UserError
 from ti_jax.inversion.bounds import Bounds, check_fit
 from ti_jax.inversion.prepare import Prepared
 from ti_jax.inversion.slots import SlotInputs, SlotState, initial_state, read_slot
@@ -41,6 +42,9 @@ class Engine:
         slots: how many.
         bounds: what a slot has room for.
         mesh: of this host's devices; from `make_mesh` if None.
+
+    Raises:
+        UserError: if slots or batches cannot be divided over the mesh.
     """
 
     def __init__(
@@ -48,6 +52,12 @@ class Engine:
     ) -> None:
         self.config, self.slots, self.bounds = config, slots, bounds
         self.mesh = make_mesh(slots, config.batch_size) if mesh is None else mesh
+        concepts, data = self.mesh.shape["concepts"], self.mesh.shape["data"]
+        if slots % concepts or config.batch_size % data:
+            raise UserError(
+                f"{slots} slots of batch size {config.batch_size} cannot be divided over a mesh of {concepts} concepts "
+                f"x {data} data: give multiples of these"
+            )
         self.vocabulary_norm = pipeline.vocabulary_norms
         frozen = {name: network for name, network in pipeline.networks.items() if name != "vae"}
         norms = {name: jnp.float32(norm) for name, norm in self.vocabulary_norm.items()}

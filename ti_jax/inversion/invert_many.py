@@ -94,10 +94,8 @@ def invert_many(
         raise UserError(f"{slots} slots are too few: give 1 or more")
     own = set(share([spec.name for spec in specs], host))
     queue = [spec for spec in specs if spec.name in own]
-    devices = jax.local_device_count() if mesh is None else mesh.shape["concepts"]
-    engine = Engine(
-        pipeline, config, used_slots(slots, len(queue), devices), find_bounds(pipeline, specs, config), mesh
-    )
+    slots = used_slots(slots, len(queue), mesh)
+    engine = Engine(pipeline, config, slots, find_bounds(pipeline, specs, config), mesh)
     folder = None
     if output is not None:
         folder = QueueFolder(output, host, [spec.name for spec in specs])
@@ -108,19 +106,21 @@ def invert_many(
     return _run(pipeline, queue, config, engine, folder, contact_sheets, on_progress, should_stop)
 
 
-def used_slots(slots: int, concepts: int, devices: int) -> int:
+def used_slots(slots: int, concepts: int, mesh: Mesh | None) -> int:
     """How many slots a queue needs.
 
     Args:
         slots: at most.
         concepts: in the queue.
-        devices: that slots are divided over.
+        mesh: of devices; None for those of this host.
 
     Returns:
-        no more than there are concepts, rounded up so that, where each device has one, all have equally many.
+        no more than there are concepts, rounded up so that all devices have equally many. Where this host has devices
+        enough for more than one each, they are not rounded up: what is left over divides their batches.
     """
-    needed = concepts if concepts <= devices else -(-concepts // devices) * devices
-    return max(1, min(slots, needed))
+    devices = jax.local_device_count() if mesh is None else mesh.shape["concepts"]
+    rounded = -(-max(concepts, 1) // devices) * devices
+    return min(slots, max(concepts, 1) if mesh is None and concepts < devices else rounded)
 
 
 def _check_names(specs: Sequence[ConceptSpec]) -> None:

@@ -58,7 +58,7 @@ def flash(
     segments = None
     if k_length != keys:
         segments = kernels.SegmentIds(jnp.ones(q_length, jnp.int32), (jnp.arange(k_length) < keys).astype(jnp.int32))
-    scaled = query * jnp.asarray(1.0 / math.sqrt(size), query.dtype)
+    scaled = (query.astype(jnp.float32) / math.sqrt(size)).astype(query.dtype)  # 1 / sqrt(40) is not exact in bfloat16
     arrays = (_laid_out(scaled, q_length, width), *(_laid_out(x, k_length, width) for x in (key, value)))
     attended = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(*arrays)
     return attended[:, :, :queries, :size].transpose(0, 2, 1, 3)
