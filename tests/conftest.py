@@ -1,11 +1,19 @@
 """Every test runs under the strictest settings the library promises to work with."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from glob import glob
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Most of the tests' time is compilation: half of it is LLVM's optimisation, which changes no more than rounding.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the tests' time is compilation: half of it is LLVM's optimisation, which changes no more than rounding, and
+# much of the rest XLA's newer way to write fusions.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# Programs are kept for this session: for all its processes, and not among the user's own. Workers find the folder set.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ti_jax-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Two threads that wait for each other make PyTorch twenty times slower where other work shares the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Of the compilers for `plan`, which are plugins of jax too, it would say at length that their devices are not here.

@@ -140,7 +140,7 @@ def test_a_prompt_that_is_too_long_is_cut_off_with_a_warning(pipeline, caplog):
 
 def test_a_word_that_no_prompt_holds_is_named(pipeline, caplog):
     words = [_concept(pipeline, word, count) for word, count in (("<fox>", 2), ("<star>", 3), ("<ink>", 1))]
-    options = {"concepts": words, "steps": 1}
+    options = {"concepts": words}
     _generate(pipeline, ["a <Fox>", "a cat"], negative_prompt="<ink>", **options)
     (message,) = [record.message for record in caplog.records if "no prompt holds" in record.message]
     assert "<star>" in message

@@ -95,12 +95,7 @@ def _read(environment, name):
 
 
 def test_resume_from_a_bucket(bucket, command, tmp_path):
-    compiled = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
-    environment = {**os.environ, **bucket, **compiled}
+    environment = {**os.environ, **bucket}
     options = ["--output=gs://bucket/runs", "--json"]
     process = subprocess.Popen(
         [*command, "--steps=2000", *options], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True

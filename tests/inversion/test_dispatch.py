@@ -14,7 +14,7 @@ from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.prepare import prepare
 
-CONFIG = InversionConfig(steps=9, batch_size=2, evaluate_every=3, fixed_set_size=2, profile=True)
+CONFIG = InversionConfig(steps=9, batch_size=2, evaluate_every=3, fixed_set_size=2, profile=True, preview_prompts=())
 TO_THE_HOST = {"pure_callback", "io_callback", "debug_callback", "debug_print", "infeed", "outfeed"}
 
 
@@ -22,8 +22,7 @@ TO_THE_HOST = {"pure_callback", "io_callback", "debug_callback", "debug_print", 
 def engine(sd1_twin):
     """With a concept in its slot."""
     config = with_model_defaults(CONFIG, InversionDefaults())
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    concept = prepare(sd1_twin[1], ConceptSpec("fox", "<fox>", "cat", [pixels]), config)
+    concept = prepare(sd1_twin[1], ConceptSpec("fox", "<fox>", "cat", "bundled:fox"), config)
     engine = Engine(sd1_twin[1], config, 1, Bounds.of(concept))
     engine.put(0, concept)
     return engine

@@ -16,11 +16,11 @@ MANY = 4000
 FIRST, COUNT = [0, 2, 3], [2, 1, 4]  # prompts of each picture
 
 
-def _concept(pictures=3, *, name="fox", seed=0):
+def _concept(pictures=3, *, flips=2, name="fox", seed=0):
     """Picture p has latents p, its mirror image 10 + p, and a deviation of (1 + p) / 10; prompt t is its own number."""
-    mean = np.arange(pictures, dtype=np.float32)[:, None] + np.array([0, 10], np.float32)
-    std = np.broadcast_to((1 + np.arange(pictures, dtype=np.float32))[:, None] / 10, (pictures, 2))
-    shape = (pictures, 2, 2, 2, 1)
+    mean = np.arange(pictures, dtype=np.float32)[:, None] + np.array([0, 10], np.float32)[:flips]
+    std = np.broadcast_to((1 + np.arange(pictures, dtype=np.float32))[:, None] / 10, (pictures, flips))
+    shape = (pictures, flips, 2, 2, 1)
     prompts = np.broadcast_to(np.arange(7, dtype=np.int32)[:, None], (7, 5))
     return SlotInputs(
         key=concept_key(seed, name),
@@ -85,6 +85,16 @@ def test_distributions(drawn):
         prompts = np.asarray(drawn.prompts["text_encoder"].ids)[pictures == picture, 0]
         assert set(prompts) == set(range(FIRST[picture], FIRST[picture] + COUNT[picture]))
     assert abs(flips.mean() - 0.5) < 4 * 0.5 / np.sqrt(MANY)
+
+
+def test_without_flips_no_picture_is_drawn_mirrored():
+    """Latents whose left and right differ, so that a flip would show; what is drawn tells its picture by its prompt."""
+    own = np.arange(3 * 2 * 2, dtype=np.float32).reshape(3, 1, 2, 2, 1)
+    concept = _concept(flips=1)
+    drawn = _draw(concept._replace(latent_mean=jnp.asarray(own), latent_std=jnp.zeros_like(own)))
+    pictures = np.repeat(range(3), COUNT)[np.asarray(drawn.prompts["text_encoder"].ids)[:, 0]]
+    assert set(pictures) == {0, 1, 2}
+    np.testing.assert_array_equal(drawn.latents, own[pictures, 0])
 
 
 def test_fixed_set_takes_pictures_prompts_and_timesteps_in_turn():

@@ -54,7 +54,7 @@ def start(sd2_twin, tmp_path):
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
             "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-            "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         }
         command = [sys.executable, str(script), model, str(output), str(index), str(count), str(port), *NAMES]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

@@ -222,11 +222,15 @@ def test_the_identity_sees_every_picture_and_their_order(pipeline, tmp_path):
         files[i].parent.mkdir()
         Image.fromarray(np.full((32, 32, 3), 50 * i, np.uint8)).save(files[i])
 
-    def identity(*order):
+    def identity(*order, flip=True):
         spec = ConceptSpec("fox", "<fox>", "cat", [files[i] for i in order])
-        return prepare(pipeline, spec, with_model_defaults(CONFIG, pipeline.inversion_defaults)).identity
+        config = replace(CONFIG, data=DataConfig(flip=flip))
+        prepared = prepare(pipeline, spec, with_model_defaults(config, pipeline.inversion_defaults))
+        assert prepared.inputs.latent_mean.shape[:2] == (len(order), 2 if flip else 1)
+        return prepared.identity
 
     assert identity(0, 1) == identity(0, 1)
+    assert identity(0, 1) != identity(0, 1, flip=False)
     assert all(identity(0, 1) != identity(*other) for other in [(1, 0), (0, 2), (2, 1)])
 
 
@@ -260,14 +264,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(pipeline, tmp_path):
 
 
 def test_accumulated_passes_draw_as_one_batch(pipeline):
-    together = _invert(pipeline, config=replace(CONFIG, batch_size=4, steps=5))
-    apart = _invert(pipeline, config=replace(CONFIG, batch_size=2, gradient_accumulation=2, steps=5))
+    together = _invert(pipeline, config=replace(CONFIG, steps=5))
+    apart = _invert(pipeline, config=replace(CONFIG, batch_size=1, gradient_accumulation=2, steps=5))
     np.testing.assert_allclose(together.history.loss, apart.history.loss, rtol=1e-4)
+    vectors = [np.asarray(result.concept.vectors["text_encoder"]) for result in (together, apart)]
+    np.testing.assert_allclose(*vectors, rtol=0, atol=1e-5 * np.abs(vectors[0]).max())
 
 
 def test_norms_are_held_at_the_median(pipeline):
     result = _invert(pipeline, config=replace(CONFIG, norm_control="median", num_vectors=2))
     np.testing.assert_allclose(result.history.norm, 1.0, rtol=1e-5)
+    of_vocabulary = np.median(np.linalg.norm(pipeline.token_tables["text_encoder"], axis=1))
+    norms = np.linalg.norm(result.concept.vectors["text_encoder"], axis=1)
+    np.testing.assert_allclose(norms, of_vocabulary, rtol=1e-5)
 
 
 SCRIPT = """

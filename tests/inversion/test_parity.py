@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ti_jax
-from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, with_model_defaults
+from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, OptimizerConfig, with_model_defaults
 from ti_jax.data.captions import prompts_for
 from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.draws import draw_examples
@@ -17,6 +17,7 @@ from ti_jax.inversion.prepare import prepare
 PLACEHOLDER = "<fox>"
 PROMPTS = ["a photo of <fox>", "<fox>, small, beside a <fox> on a blue background"]
 STEPS = 20
+GAMMA = 5.0
 
 
 class TorchConcept:
@@ -60,6 +61,13 @@ class TorchConcept:
         from diffusers import DDPMScheduler
 
         return DDPMScheduler.from_config(self.pipe.scheduler.config)
+
+    def min_snr_weights(self, timesteps):
+        """By which diffusers' training scripts multiply the losses of a model that predicts v."""
+        from diffusers.training_utils import compute_snr
+
+        snr = compute_snr(self.ddpm(), torch.tensor(np.asarray(timesteps), dtype=torch.long))
+        return snr.clamp(max=GAMMA) / (snr + 1)
 
     def gradient(self, loss):
         self.table.grad = None
@@ -115,12 +123,21 @@ def test_loss_and_gradient(twin, count):
     _close(gradient.vectors["text_encoder"], reference.gradient(expected.sum()), 1e-4)
 
 
-def test_twenty_steps(twin):
+@pytest.mark.parametrize(
+    ("twin", "settings"),
+    [
+        # AdamW's own epsilon hides a gradient's scale, and with it whether it is clipped; this one does not.
+        ("sd1_twin", {"optimizer": OptimizerConfig(epsilon=1e-2, max_grad_norm=0.025)}),
+        ("sd2_twin", {"min_snr_gamma": GAMMA}),
+    ],
+    indirect=["twin"],
+)
+def test_twenty_steps(twin, settings):
     pipe, pipeline = twin
     rng = np.random.default_rng(3)
     pictures = [rng.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(3)]
     config = with_model_defaults(
-        InversionConfig(steps=STEPS, batch_size=2, num_vectors=2, evaluate_every=STEPS), InversionDefaults()
+        InversionConfig(steps=STEPS, batch_size=2, num_vectors=2, evaluate_every=STEPS, **settings), InversionDefaults()
     )
     prepared = prepare(pipeline, ConceptSpec("fox", PLACEHOLDER, "random", pictures), config)
     engine = Engine(pipeline, config, 1, Bounds.of(prepared))
@@ -128,23 +145,30 @@ def test_twenty_steps(twin):
     log = engine.advance(STEPS).log
 
     reference = TorchConcept(pipe, prepared.vectors["text_encoder"])
-    optimizer = torch.optim.AdamW([reference.table], lr=5e-3, weight_decay=0.0)
+    epsilon, max_norm = config.optimizer.epsilon, config.optimizer.max_grad_norm
+    optimizer = torch.optim.AdamW([reference.table], lr=5e-3, weight_decay=0.0, eps=epsilon)
     texts = prompts_for(prepared.pictures, PLACEHOLDER, "object", None).texts
     table = np.asarray(prepared.inputs.prompts["text_encoder"].ids)
     draw = jax.jit(draw_examples, static_argnums=3)
-    losses = []
+    losses, norms = [], []
     for step in range(STEPS):
         examples = draw(prepared.inputs, jnp.int32(step), jnp.arange(2), pipeline.schedule.num_timesteps)
         ids = np.asarray(examples.prompts["text_encoder"].ids)
         prompts = [texts[np.flatnonzero((table == row).all(axis=1))[0]] for row in ids]
-        loss = reference.losses(prompts, examples.latents, examples.noise, examples.timesteps).mean()
-        gradient = reference.gradient(loss)
+        loss = reference.losses(prompts, examples.latents, examples.noise, examples.timesteps)
+        weights = reference.min_snr_weights(examples.timesteps) if config.min_snr_gamma else 1.0
+        gradient = reference.gradient((weights * loss).mean())
+        norms.append(gradient.norm().item())
         reference.table.grad = torch.zeros_like(reference.table)
         reference.table.grad[reference.ids] = gradient
+        if max_norm is not None:
+            # Of the concept's own rows, since all others are zero.
+            torch.nn.utils.clip_grad_norm_([reference.table], max_norm)
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss.mean().item())  # without weights, as it is logged
+    assert max_norm is None or min(norms) < max_norm < max(norms)  # it clips some steps and leaves others
     _close(log.loss[:-1, 0], losses, 1e-4)
     moved = engine.vectors()["text_encoder"][0] - prepared.vectors["text_encoder"]
     expected = reference.table[reference.ids].detach().numpy() - prepared.vectors["text_encoder"]
     assert np.abs(expected).max() > 0.01
-    _close(moved, expected, 1e-3)
+    _close(moved, expected, 1e-4)

@@ -1,4 +1,6 @@
-"""DVAR's rule against its definition on the whole history of losses."""
+"""DVAR's rule against its definition on the whole history of losses, and a run that it ends."""
+
+import json
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ti_jax.config import StoppingConfig
+import ti_jax
+from ti_jax.config import InversionConfig, StoppingConfig
 from ti_jax.inversion.stopping import add_loss, empty_record, has_settled
 
 ADD, SETTLED = jax.jit(add_loss), jax.jit(has_settled, static_argnums=1)
@@ -62,3 +65,44 @@ def test_nothing_is_settled_before_a_window_of_losses():
         record = ADD(record, jnp.array([loss], jnp.float32), jnp.array([True]))
         seen.append(bool(SETTLED(record, 0.15)[0]))
     assert seen == [False, False, False, True]
+
+
+def test_a_run_ends_at_its_first_full_window_and_is_left_at_that(sd2_twin, tmp_path):
+    """By a threshold that any losses are below: those of a window of six steps are taken after 0, 2 and 4.
+
+    Checkpoints after every third step make the fourth the first of two in a dispatch: the second must not be taken.
+    """
+    config = InversionConfig(
+        steps=12,
+        batch_size=1,
+        evaluate_every=2,
+        fixed_set_size=1,
+        checkpoint_every=3,
+        preview_prompts=(),
+        stopping=StoppingConfig("dvar", window=6, threshold=1e9),
+    )
+    pictures = [np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)]
+
+    def invert(**options):
+        return ti_jax.invert(
+            sd2_twin[1], pictures, placeholder="<fox>", initializer="cat", config=config, output=tmp_path, **options
+        )
+
+    def files():
+        """When the files were written that a run leaves at its end."""
+        return {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.suffix in (".png", ".safetensors")}
+
+    result = invert()
+    assert result.settled
+    assert list(result.history.fixed_loss) == [0, 2, 4]
+    assert (result.history.steps, result.concept.metadata["steps"]) == (4, "4")
+    summary = json.loads((tmp_path / "result.json").read_text())
+    assert (summary["status"], summary["steps"], summary["stopped_early"]) == ("finished", 4, True)
+
+    before = files()
+    again = invert(resume=True)
+    assert again.settled
+    assert again.history == result.history
+    np.testing.assert_array_equal(again.concept.vectors["text_encoder"], result.concept.vectors["text_encoder"])
+    assert json.loads((tmp_path / "result.json").read_text()) == summary
+    assert files() == before
