@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,15 @@ from feed import VALIDATION, Feed, to_float
 from flax import nnx
 from loop import Stage, warmup_constant_decay
 from scenes import Scene, alone, draw, random_scene
-from state import TrainState, load_state, new_state, update
+from state import TrainState, new_state, update
 
 from ti_jax.models.layers import Downsample2D, GroupNorm, ResnetBlock2D, conv
+from ti_jax.weights import rules
+from ti_jax.weights.loader import abstract_network, load_parameters
+from ti_jax.weights.tensors import open_safetensors
 
+CLASSIFIER = Path(__file__).with_name("classifier.safetensors")
+"""The one that judged the bundled model."""
 _SCENES, _SEED = 3, 7
 """Of its own: other scenes and other first parameters than the model's and CLIP's."""
 FEED = Feed(batch_size=64)
@@ -171,6 +177,8 @@ class ClassifierJudge:
 
 
 def load_classifier(file: Path, drawings: Drawings) -> ClassifierJudge:
-    """The judge from the state file of its training, on the same drawings."""
-    start = classifier_stage(drawings, steps=1).start()
-    return ClassifierJudge(load_state(file, start)[0].average, drawings)
+    """The judge from what its training wrote (`export.write_classifier`), on the same drawings."""
+    abstract = abstract_network(functools.partial(Classifier, len(classes(drawings)), len(STYLES)))
+    tensors = open_safetensors(file)
+    model = load_parameters(abstract, tensors, rules.UNET, param_dtype=jnp.float32, what=str(file))
+    return ClassifierJudge(model, drawings)

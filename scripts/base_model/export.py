@@ -98,6 +98,11 @@ def write_clip(folder: Path, clip: nnx.Module, config: CLIPConfig, *, dtype: str
     _write_weights(folder / "model.safetensors", clip, rules.CLIP, dtype)
 
 
+def write_classifier(file: Path, classifier: nnx.Module, *, dtype: str = "float16") -> None:
+    """The judge's file; its layers are a UNet's."""
+    _write_weights(file, classifier, rules.UNET, dtype)
+
+
 def write_pipeline(folder: Path) -> None:
     """The index of a text-to-image model and its scheduler, beside the networks' folders."""
     _write_json(folder / "model_index.json", _INDEX)

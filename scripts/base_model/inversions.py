@@ -1,7 +1,6 @@
 """Does Textual Inversion work in the bundled model's world? Learns what the model has never seen, and judges.
 
-    python scripts/base_model/inversions.py --model runs/base_model --clip runs/base_model/clip \\
-        --classifier runs/base_model/classifier.state --output runs/base_model/inversions.json
+    python scripts/base_model/inversions.py --model runs/base_model --output runs/base_model/inversions.json
 
 Of each subject (`subjects.py`) a word is learned from five pictures. Its pictures stand against those of (i) the word
 it began with, (ii) the best names of the vocabulary, (iii) the best captions that a person would write; of (ii) and
@@ -24,7 +23,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from cases import cases
-from classifier import Classifier, load_classifier
+from classifier import CLASSIFIER, Classifier, load_classifier
 from dataset import read_dataset
 from drawings import Drawings
 from etils import epath
@@ -54,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--clip", default="tiny")
-    parser.add_argument("--classifier", type=Path, required=True, help="state file of its training")
+    parser.add_argument("--classifier", type=Path, default=CLASSIFIER, help="another one's file")
     parser.add_argument("--data-dir", type=Path, default=Path("runs/base_model/data"))
     parser.add_argument("--steps", type=int, help="of an inversion; the model's own number if not given")
     parser.add_argument("--learning-rate", type=float, help="likewise")

@@ -1,7 +1,6 @@
 """Measures a text-to-image model of captioned scenes: does it draw what a prompt says?
 
-    python scripts/base_model/measure.py --model runs/base_model --clip runs/base_model/clip \\
-        --classifier runs/base_model/classifier.state --output runs/base_model/measures.json
+    python scripts/base_model/measure.py --model runs/base_model --output runs/base_model/measures.json
     python scripts/base_model/measure.py --drawn        # the measures themselves, on scenes that are right
 
 Background and place are read from pixels; concept and style are told by CLIP and by the classifier; treatment and pairs
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from captions import STYLES, caption, with_article
 from cases import KINDS, Case, cases
-from classifier import ClassifierJudge, load_classifier
+from classifier import CLASSIFIER, ClassifierJudge, load_classifier
 from clip import recall
 from dataset import read_dataset
 from drawings import Drawings
@@ -48,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--clip", default="tiny")
-    parser.add_argument("--classifier", type=Path, help="state file of its training")
+    parser.add_argument("--classifier", type=Path, default=CLASSIFIER, help="another one's file")
     parser.add_argument("--data-dir", type=Path, default=Path("runs/base_model/data"))
     parser.add_argument("--drawn", action="store_true", help="measure scenes that are drawn, not the model's pictures")
     parser.add_argument("--count", type=int, default=240, help="pictures of each kind")
@@ -58,14 +57,13 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     drawings = read_dataset(options.data_dir, "train")
-    judges: dict[str, Judge] = {"clip": ClipJudge(ti_jax.load_clip(options.clip), drawings)}
-    if options.classifier:
-        judges["classifier"] = load_classifier(options.classifier, drawings)
+    clip = ClipJudge(ti_jax.load_clip(options.clip), drawings)
+    judges: dict[str, Judge] = {"clip": clip, "classifier": load_classifier(options.classifier, drawings)}
     settings = {"steps": options.steps, "guidance": options.guidance}
     report: dict[str, Any] = {"model": "drawn scenes" if options.drawn else options.model, "count": options.count}
     if options.drawn:
         draw_cases = drawn(drawings)
-        report |= retrieval(judges["clip"], drawings, 1000)
+        report |= retrieval(clip, drawings, 1000)
     else:
         pipeline = ti_jax.load(options.model)
         draw_cases = by_model(pipeline, drawings, **settings)
@@ -150,9 +148,8 @@ def pair_share(clip: ClipJudge, drawn_pictures: np.ndarray, firsts: Sequence[str
     return float(np.mean(clip.texts(drawn_pictures, texts).argmax(axis=1) == 0))
 
 
-def retrieval(judge: Judge, drawings: Drawings, count: int) -> dict[str, float]:
+def retrieval(judge: ClipJudge, drawings: Drawings, count: int) -> dict[str, float]:
     """How often CLIP finds a scene's caption among all of them, at first and among five."""
-    assert isinstance(judge, ClipJudge)
     scenes = [random_scene(drawings, (VALIDATION, i)) for i in range(count)]
     similarity = judge.similarity([draw(s, drawings) for s in scenes], [caption(s, drawings) for s in scenes])
     return {f"recall@{k} of {count}": recall(similarity, k) for k in (1, 5)}

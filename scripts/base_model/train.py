@@ -8,8 +8,8 @@
 
 Each stage keeps its state, its log (`STAGE.jsonl`) and samples in the state folder. At its end, or when `--hours` are
 over, or with `--export` at once, it writes its networks there as diffusers and transformers do: `vae/`, `clip/`,
-`text_encoder/` and `unet/`, with `tokenizer/` and the index of the pipeline. The UNet wants the autoencoder's folder,
-and begins with CLIP's text tower if there is one.
+`text_encoder/` and `unet/`, with `tokenizer/` and the index of the pipeline; the classifier is a file. The UNet wants
+the autoencoder's folder, and begins with CLIP's text tower if there is one.
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ def run_unet(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm,
 
 
 def run_classifier(seen: Drawings, folder: Path, earlier: Path | None, rhythm: Rhythm, **kinds: Any) -> None:
-    """Trains the classifier, which stays in its state file."""
-    train(classifier.classifier_stage(seen, **kinds), folder, rhythm)
+    """Trains the classifier, which begins afresh always."""
+    trained = train(classifier.classifier_stage(seen, **kinds), folder, rhythm).average
+    export.write_classifier(folder / "classifier.safetensors", trained)
 
 
 def read_vae(folder: Path, dtype: Any = jnp.float32) -> AutoencoderKL:

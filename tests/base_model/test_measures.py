@@ -1,6 +1,7 @@
 """Measures on scenes whose truth is known: they must find it."""
 
 import classifier
+import export
 import jax
 import measure
 import numpy as np
@@ -8,11 +9,9 @@ import pytest
 from backgrounds import COLOURS
 from captions import STYLES
 from cases import KINDS, cases
-from flax import nnx
 from judges import ClipJudge
 from pixels import background_colour, object_place
 from scenes import PLACES, SIZE
-from state import save_state
 from treatments import TREATMENTS
 
 
@@ -89,11 +88,11 @@ def test_pairs_and_ranks_that_are_wrong(seen):
 def test_the_classifier_is_read_back(seen, tmp_path, monkeypatch):
     for name, value in {"_CHANNELS": (8, 8, 8), "_GROUPS": 2, "_UNSEEN": 4}.items():
         monkeypatch.setattr(classifier, name, value)
-    state = classifier.classifier_stage(seen, steps=1).start()
-    save_state(tmp_path / "classifier.state", state, {})
-    judge = classifier.load_classifier(tmp_path / "classifier.state", seen)
+    written = classifier.classifier_stage(seen, steps=1).start().average
+    export.write_classifier(tmp_path / "classifier.safetensors", written)
+    judge = classifier.load_classifier(tmp_path / "classifier.safetensors", seen)
     pictures = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     assert judge.concepts(pictures).shape == (3, len(seen.concepts)) == (3, len(judge.names))
     assert judge.styles(pictures, []).shape == (3, len(STYLES))
-    for ours, theirs in zip(jax.tree.leaves(nnx.state(judge.model)), jax.tree.leaves(state.average), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(jax.tree.leaves(judge.model), jax.tree.leaves(written), strict=True):
+        np.testing.assert_array_equal(ours, theirs.astype(np.float16))
