@@ -78,7 +78,7 @@ close(by_example, alone)
 
 @pytest.mark.parametrize("steps", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_eight_devices(sd2_twin, steps):
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-c", SCRIPT, sd2_twin[1].source, str(steps)]
     subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, check=True)
 
