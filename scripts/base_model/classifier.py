@@ -26,7 +26,7 @@ from ti_jax.weights.loader import abstract_network, load_parameters
 from ti_jax.weights.tensors import open_safetensors
 
 CLASSIFIER = Path(__file__).with_name("classifier.safetensors")
-"""The one that judged the bundled model."""
+"""The one that judged what the bundled model draws of prompts."""
 _SCENES, _SEED = 3, 7
 """Of its own: other scenes and other first parameters than the model's and CLIP's."""
 FEED = Feed(batch_size=64)

@@ -160,6 +160,19 @@ def test_with_fewer_slots_the_states_of_those_that_wait_are_kept(pipeline, specs
     assert min(_first_steps(progress).values()) > CONFIG.evaluate_every
 
 
+def test_states_of_an_earlier_run_do_not_hide_those_of_a_later_one(pipeline, specs, tmp_path):
+    """The earlier one, with more slots, had come farther."""
+    changed = [replace(specs[0], learning_rate=1e-4), specs[1]]
+    with pytest.raises(Interrupted):
+        _many(pipeline, specs[:2], output=tmp_path, should_stop=_StopAfter(1))
+    shutil.rmtree(tmp_path / "fox")
+    with pytest.raises(Interrupted):
+        _many(pipeline, changed, slots=1, output=tmp_path, resume=True, should_stop=_StopAfter(0))
+    progress = []
+    _many(pipeline, changed, slots=1, output=tmp_path, resume=True, on_progress=progress.append)
+    assert _first_steps(progress)["fox"] > CONFIG.evaluate_every
+
+
 @pytest.mark.parametrize("change", ["folder", "pictures"])
 def test_a_concept_whose_folder_was_deleted_begins_again(pipeline, specs, alone, tmp_path, change):
     with pytest.raises(Interrupted):

@@ -143,7 +143,7 @@ def _run(
     on_progress: Callable[[QueueProgress], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> Iterator[Result]:
-    saved: dict[str, Saved] = {}
+    saved: dict[tuple[str, str], Saved] = {}
     failed_before: set[str] = set()
     with contextlib.ExitStack() as stack:
         checkpoints = None
@@ -154,7 +154,8 @@ def _run(
             logger.info("%d concepts to learn, %d are finished", len(queue), len(lines) - len(failed_before))
             saved = folder.saved(config)
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints_of(engine.slots)))
-        queue = sorted(queue, key=lambda spec: spec.name not in saved)  # those under way first
+        under_way = {name for name, _ in saved}
+        queue = sorted(queue, key=lambda spec: spec.name not in under_way)
 
         def begin(spec: ConceptSpec) -> Job | Failure:
             try:
@@ -165,7 +166,7 @@ def _run(
                     mended = spec.name in failed_before and place.is_of_another_run(prepared.identity)
                     place.open(resume=not mended, overwrite=mended)
                     place.claim(as_dict(own), prepared.identity)
-                return Job(pipeline, prepared, own, place, saved.get(spec.name), contact_sheets)
+                return Job(pipeline, prepared, own, place, saved.get((spec.name, prepared.fingerprint)), contact_sheets)
             except UserError as error:
                 return Failure(spec, str(error))
             except Exception as error:  # whatever a damaged picture does to a decoder must not stop the others

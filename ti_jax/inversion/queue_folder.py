@@ -66,20 +66,23 @@ class QueueFolder(Folder):
         """The folder of a concept."""
         return RunFolder(self.path / name)
 
-    def saved(self, config: InversionConfig) -> dict[str, Saved]:
-        """The newest state of each concept that this host has saved, or any when there was another number of hosts.
+    def saved(self, config: InversionConfig) -> dict[tuple[str, str], Saved]:
+        """The newest states that this host has saved, or any when there was another number of hosts.
+
+        They are told apart by name and fingerprint: a concept whose settings have changed has had several runs.
 
         The other hosts of the same number have other concepts, and may be writing.
         """
-        newest: dict[str, Saved] = {}
+        newest: dict[tuple[str, str], Saved] = {}
         for folder in sorted(self.checkpoints.glob("host-*-of-*-slots-*")):
             _, index, _, count, _, _ = folder.name.split("-")
             if int(count) == self._host.count and int(index) != self._host.index:
                 continue
             with Checkpoints(folder, own=False) as checkpoints:
                 for name, saved in checkpoints.load(config).items():
-                    if name not in newest or saved.state.step > newest[name].state.step:
-                        newest[name] = saved
+                    run = name, saved.fingerprint
+                    if run not in newest or saved.state.step > newest[run].state.step:
+                        newest[run] = saved
         return newest
 
     def ended(self) -> dict[str, Line]:
