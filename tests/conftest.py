@@ -1,6 +1,7 @@
 """Every test runs under the strictest settings the library promises to work with."""
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -94,6 +95,8 @@ def run(capsys, tmp_path, monkeypatch):
     from ti_jax import cli
 
     monkeypatch.chdir(tmp_path)
+    loggers = [logging.root, logging.getLogger("ti_jax")]
+    levels = [logger.level for logger in loggers]
 
     def run(*arguments):
         capsys.readouterr()
@@ -104,4 +107,6 @@ def run(capsys, tmp_path, monkeypatch):
             status = stopped.code
         return status, *capsys.readouterr()
 
-    return run
+    yield run
+    for logger, level in zip(loggers, levels, strict=True):  # --debug is for the command, not for the next test
+        logger.setLevel(level)
