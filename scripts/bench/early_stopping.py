@@ -2,9 +2,9 @@
 
     python scripts/bench/early_stopping.py FOLDER [--concepts 8] [--steps 500] [--model tiny]
 
-Learns the concepts of a folder of folders (or the held-out ones of a zip, as many_concepts.py does) with and without
-the rule, and says for each where it stopped, and its loss on the fixed set there beside the one at the end of all
-steps. The cost is seconds a step with the loss on the fixed set every 20 steps over those without, in turns.
+Learns the concepts of a folder of folders, such as `scripts/base_model/write_held_out.py` writes, with and without the
+rule, and says for each where it stopped, and its loss on the fixed set there beside the one at the end of all steps.
+The cost is seconds a step with the loss on the fixed set every 20 steps over those without, in turns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from many_concepts import held_out, pipeline_device
+from many_concepts import pipeline_device
 
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionConfig, StoppingConfig
@@ -37,8 +37,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--output", type=Path, default=Path("early_stopping.json"))
     options = parser.parse_args()
-    specs = held_out(options.source) if options.source.suffix == ".zip" else concepts_from_folder(options.source)
-    specs = specs[: options.concepts]
+    specs = concepts_from_folder(options.source)[: options.concepts]
     pipeline = ti_jax.load(options.model)
     config = InversionConfig(steps=options.steps)
     whole = learn(pipeline, specs, config)

@@ -2,28 +2,25 @@
 
     python scripts/bench/many_concepts.py FOLDER [--concepts 64] [--steps 50] [--slots 1 2 4 8 16] [--model tiny]
 
-`FOLDER` holds folders of pictures, or is a zip of drawings with a `holdout.json` beside it, whose held-out concepts
-are taken. Every concept is learned once alone by `ti_jax.invert`, and then by `ti_jax.invert_many` in each number of
-slots. Neither the first concept alone nor the first chunk of a queue counts, since programs are compiled in them.
-Prints a table and writes JSON: concepts per hour, the ratio to one at a time, the share of idle slots, and the
-largest difference of any vector to the one learned alone, over its largest entry.
+`FOLDER` holds folders of pictures, such as those that `scripts/base_model/write_held_out.py` writes. Every concept is
+learned once alone by `ti_jax.invert`, and then by `ti_jax.invert_many` in each number of slots. Neither the first
+concept alone nor the first chunk of a queue counts, since programs are compiled in them. Prints a table and writes
+JSON: concepts per hour, the ratio to one at a time, the share of idle slots, and the largest difference of any vector
+to the one learned alone, over its largest entry.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import io
 import json
 import os
 import platform
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionConfig
@@ -42,8 +39,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("many_concepts.json"))
     options = parser.parse_args()
 
-    specs = held_out(options.source) if options.source.suffix == ".zip" else concepts_from_folder(options.source)
-    specs = specs[: options.concepts]
+    specs = concepts_from_folder(options.source)[: options.concepts]
     pipeline = ti_jax.load(options.model)
     config = InversionConfig(steps=options.steps, batch_size=options.batch_size)
     alone, seconds = one_at_a_time(pipeline, specs, config)
@@ -68,27 +64,6 @@ def pipeline_device() -> str:
     import jax
 
     return f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
-
-
-def held_out(drawings: Path) -> list[ConceptSpec]:
-    """The held-out concepts of a zip of drawings, five pictures of each, on white."""
-    names = json.loads((drawings.parent / "holdout.json").read_text())["concepts"]
-    codes = sorted(names if isinstance(names, list) else names.keys())
-    specs = []
-    with zipfile.ZipFile(drawings) as archive:
-        files = sorted(archive.namelist())
-        for code in codes:
-            own = [file for file in files if Path(file).stem == code][:5]
-            pictures = [on_white(archive.read(file)) for file in own]
-            specs.append(ConceptSpec(f"c{code}", f"<c{code}>", "thing", pictures))
-    return specs
-
-
-def on_white(content: bytes) -> np.ndarray:
-    """A picture's pixels, uint8 [h, w, 3]."""
-    with Image.open(io.BytesIO(content)) as image:
-        rgba = image.convert("RGBA")
-    return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
 
 
 def one_at_a_time(

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import subjects
+import write_held_out
 from drawings import HOLDOUT, Drawings
+from PIL import Image
 
 import ti_jax
+from ti_jax.data.sources import concepts_from_folder
 
 
 def test_every_held_out_concept_has_words_that_do_not_name_it():
@@ -28,6 +31,18 @@ def test_a_picture_is_one_thing_on_white(drawings):
     assert picture.shape == (64, 64, 3)
     assert (picture[0] == 255).all()
     assert (picture[32, 32] != 255).any()
+
+
+def test_held_out_concepts_are_written_as_a_catalogue(drawings, monkeypatch, tmp_path):
+    monkeypatch.setattr(subjects, "HOLDOUT", {"concepts": {"1f415": "dog"}})
+    monkeypatch.setattr(write_held_out, "read_dataset", lambda folder: drawings)
+    monkeypatch.setattr("sys.argv", ["write_held_out.py", "--output", str(tmp_path / "catalogue")])
+    write_held_out.main()
+    (spec,) = concepts_from_folder(tmp_path / "catalogue")
+    assert (spec.name, spec.initializer) == ("dog", "wolf")
+    (subject,) = subjects.concept_subjects(drawings)
+    pictures = [np.asarray(Image.open(file)) for file in sorted(Path(spec.pictures).glob("*.png"))]
+    np.testing.assert_array_equal(pictures, subject.shown)
 
 
 def test_characters(drawings):

@@ -110,6 +110,15 @@ def test_the_default_output_is_named_after_the_source(tmp_path, monkeypatch, fol
     assert InvertMany(source)._name() == name
 
 
+def test_the_folder_of_the_runs_is_no_concept(tmp_path, monkeypatch):
+    for folder in ("red", "runs/cats", "red/runs/cats"):
+        (tmp_path / "cats" / folder).mkdir(parents=True)
+    (tmp_path / "cats/red/0.png").touch()
+    for inside, source, names in (("cats", ".", ["red"]), ("cats/red", "..", ["red", "runs"])):
+        monkeypatch.chdir(tmp_path / inside)
+        assert [spec.name for spec in InvertMany(source)._concepts("runs/cats")] == names
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -71,8 +71,8 @@ class InvertMany:
         from ti_jax.terminal import show_queue
 
         host = join_slice() if self.distributed else find_host(self.host, self.hosts)
-        concepts = self._concepts()
         output = self.common.output or f"runs/{self._name()}"
+        concepts = self._concepts(output)
         last: list[QueueProgress] = []
         with Stop() as stop, show_queue() as on_progress:
 
@@ -107,7 +107,7 @@ class InvertMany:
     def _name(self) -> str:
         return self.data_set.tfds or Path(os.path.abspath(self.source or "")).stem
 
-    def _concepts(self) -> list[ConceptSpec]:
+    def _concepts(self, output: str) -> list[ConceptSpec]:
         from ti_jax.data.sources import concepts_from_folder, concepts_from_tfds, concepts_from_yaml
 
         if (self.source is None) == (self.data_set.tfds is None):
@@ -124,4 +124,11 @@ class InvertMany:
         assert self.source is not None
         if self.source.endswith((".yaml", ".yml")):
             return concepts_from_yaml(self.source)
-        return concepts_from_folder(self.source, token=self.token, init=self.init)
+        concepts = concepts_from_folder(self.source, token=self.token, init=self.init)
+        return [spec for spec in concepts if not _is_of_runs(spec.pictures, output)]
+
+
+def _is_of_runs(folder: str, output: str) -> bool:
+    """Whether a folder is none of pictures, but the one that the results go into: `runs` in `invert-many .`."""
+    inside = Path(os.path.abspath(output)).is_relative_to(os.path.abspath(folder))
+    return inside and not any(path.is_file() for path in Path(folder).iterdir())
