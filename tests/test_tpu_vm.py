@@ -97,6 +97,7 @@ def test_help_and_wrong_options(script):
         ((*WHERE, "other"), "one name is enough"),
         ((*WHERE, "--spto"), "there is no option --spto"),
         ((*WHERE, "--attempts", "0"), "above 0"),
+        ((*WHERE, "--env", "HF_TOKEN"), "--env wants NAME=VALUE"),
     ]:
         done = call(script, *options)
         assert (done.returncode, done.stdout) == (2, "")
@@ -181,7 +182,7 @@ def worker(tmp_path):
     ti_jax = tmp_path / "ti_jax-env/bin/ti-jax"
     ti_jax.parent.mkdir(parents=True)
     ti_jax.write_text("""#!/bin/bash
-printf '%s\n' "$@" > words
+printf '%s\n' "$@" $GREETING > words
 [[ $1 == quick ]] || exec sleep 60
 """)
     ti_jax.chmod(stat.S_IRWXU)
@@ -195,10 +196,20 @@ def test_the_workers_shell_gets_the_words_as_they_were(worker):
     assert (worker / "ti_jax/words").read_text().splitlines() == words
 
 
+def test_the_workers_get_variables(worker):
+    variables = ("--env", "GREETING=good day", "--env", "OTHER=it's")
+    subprocess.run(["bash", "-c", remote(*variables, "--", "quick")], cwd=worker, check=True)
+    assert (worker / "ti_jax/words").read_text().split() == ["quick", "good", "day"]
+    (*_, line) = dry("supervise.sh", *WHERE, *KIND, *variables, *JOB)
+    assert line == dry("run.sh", *WHERE, "--replace", *variables, *JOB, "--resume")[0]
+
+
 def test_a_run_that_is_still_there_ends_first(worker):
     """Only one process can have the TPU, and one whose connection broke goes on."""
     before = subprocess.Popen(["bash", "-c", remote("--", "slow")], cwd=worker)
+    began = time.monotonic()
     while not (worker / "ti_jax/words").exists():
+        assert time.monotonic() - began < 30
         time.sleep(0.01)
     # Its end is seen once its parent, here this test, has asked for it.
     threading.Thread(target=before.wait, daemon=True).start()
@@ -254,10 +265,15 @@ def test_supervisor(play, states, statuses, expected, calls):
 def test_the_supervisor_says_what_happened(play):
     options = (*WHERE, *KIND, *JOB)
     done, _ = play("supervise.sh", *options, states=["READY", "PREEMPTED", ""], statuses=[255, 0])
-    assert done.stderr.splitlines() == [
+    assert said(done) == [
         "supervise.sh: attempt 1 of 20 failed with status 255; pod is PREEMPTED",
         "supervise.sh: done at attempt 2",
     ]
+
+
+def said(done):
+    """What the supervisor said; setup.sh has its own to say where something is not committed."""
+    return [line for line in done.stderr.splitlines() if line.startswith("supervise.sh: ")]
 
 
 def test_every_run_resumes(play, tmp_path):
@@ -280,10 +296,18 @@ def test_the_supervisor_replaces_a_queued_resource(play):
     assert (done.returncode, calls) == (0, [*INSTALL, "run", "delete", *BEGIN, "run"]), done.stderr
 
 
+def test_the_supervisor_keeps_its_place_in_the_queue(play):
+    """When it is called again, which Ctrl-C or its own machine may make necessary."""
+    options = (*WHERE, *KIND, "--spot", "--queued", *JOB)
+    states = ["", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+    done, calls = play("supervise.sh", *options, states=states, statuses=[0])
+    assert (done.returncode, calls) == (0, [*INSTALL, "run"]), done.stderr
+
+
 def test_the_supervisor_can_be_interrupted(play):
     done, calls = play("supervise.sh", *WHERE, *KIND, *JOB, states=["READY"] * 3, statuses=[130, 0])
     assert (done.returncode, calls) == (130, [*INSTALL, "run"])
-    assert done.stderr == "supervise.sh: interrupted; look after pod, where the run may go on\n"
+    assert said(done) == ["supervise.sh: interrupted; look after pod, where the run may go on"]
 
 
 def test_the_supervisor_gives_up(play):

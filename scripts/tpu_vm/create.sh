@@ -24,16 +24,4 @@ if ! $queued; then
     exit
 fi
 tpus queued-resources create "$name" --node-id="$name" "${options[@]}" --runtime-version="$version"
-! $dry_run || exit 0
-while true; do
-    where=$(tpus queued-resources describe "$name" --format="value(state.state)")
-    case "$where" in
-    ACTIVE) exit 0 ;;
-    FAILED | SUSPENDING | SUSPENDED)
-        say "the queued resource $name is $where: delete it by delete.sh --queued and ask again"
-        exit 1
-        ;;
-    esac
-    say "$name is $where"
-    sleep "$pause"
-done
+$dry_run || await

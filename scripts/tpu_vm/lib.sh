@@ -2,7 +2,7 @@
 # What the launchers share: options, running commands or printing them, and the state of a slice.
 
 # shellcheck disable=SC2034  # the scripts that source this read them
-name="" zone="" project="" type="" version="" spot=false queued=false replace=false dry_run=false attempts=20 rest=()
+name="" zone="" project="" type="" version="" spot=false queued=false replace=false dry_run=false attempts=20 variables=() rest=()
 pause=${TI_JAX_POLL_SECONDS:-30}
 
 say() {
@@ -27,6 +27,11 @@ read_options() {
         --zone | --project | --type | --version | --attempts)
             [[ ${2:--} != -* ]] || fail "$1 needs a value"
             printf -v "${1#--}" '%s' "$2"
+            shift
+            ;;
+        --env)
+            [[ ${2:-} =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || fail "--env wants NAME=VALUE"
+            variables+=("$2")
             shift
             ;;
         --spot) spot=true ;;
@@ -90,4 +95,21 @@ state() {
         found=$(tpus queued-resources describe "$name" --format="value(state.state)" 2>/dev/null) || found=""
     fi
     echo "$found"
+}
+
+# Waits until the queued resource has its slice; fails where it never will have it, or cannot be asked.
+await() {
+    local where
+    while true; do
+        where=$(tpus queued-resources describe "$name" --format="value(state.state)") || return
+        case "$where" in
+        ACTIVE) return ;;
+        FAILED | SUSPENDING | SUSPENDED | DELETING)
+            say "the queued resource $name is $where: delete it by delete.sh --queued and ask again"
+            return 1
+            ;;
+        esac
+        say "$name is $where"
+        sleep "$pause"
+    done
 }

@@ -5,6 +5,8 @@
 #
 # --zone ZONE        where it is
 # --project PROJECT  gcloud's own if not given
+# --env NAME=VALUE   a variable for it, such as HF_TOKEN=... or JAX_COMPILATION_CACHE_DIR=gs://BUCKET/compiled; repeat
+#                    for several
 # --replace          first end a ti-jax that still runs there, which saves: only one can have the TPU
 # --dry-run          print the commands only
 #
@@ -20,7 +22,9 @@ read_options "$@"
 # shellcheck disable=SC2016  # for the workers' shell
 {
     end_other='{ for i in $(seq 60); do kill $(cat ti_jax.pid) || break; sleep 1; done; kill -KILL $(cat ti_jax.pid); }'
-    remote='echo $$ > ti_jax.pid && cd ti_jax && exec ../ti_jax-env/bin/ti-jax'
+    remote='echo $$ > ti_jax.pid && cd ti_jax && exec'
 }
+((${#variables[@]} == 0)) || remote+=" env$(printf ' %q' "${variables[@]}")"
+remote+=" ../ti_jax-env/bin/ti-jax"
 ! $replace || remote="$end_other 2>/dev/null; $remote"
 on_all_workers "$remote$(printf ' %q' "${rest[@]}")"

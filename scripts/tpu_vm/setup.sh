@@ -14,6 +14,7 @@ source "$(dirname "$0")/lib.sh"
 read_options "$@"
 archive=${TMPDIR:-/tmp}/ti_jax-$name.tar.gz
 trap 'rm -f "$archive"' EXIT
+$dry_run || [[ -z $(git -C "$(dirname "$0")/../.." status --porcelain) ]] || say "what is not committed is left out"
 perform git -C "$(dirname "$0")/../.." archive --format=tar.gz --output="$archive" HEAD
 tpus tpu-vm scp "$archive" "$name:ti_jax.tar.gz" --worker=all
 # uv brings its own Python: the images' (3.10 on Ubuntu 22.04) is older than JAX wants, and lacks venv.

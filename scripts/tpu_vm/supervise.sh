@@ -6,6 +6,7 @@
 #       -- invert-many gs://BUCKET/catalogue.yaml --config configs/many_pod.py --output gs://BUCKET/runs
 #
 # --zone, --type, --version, --project, --spot, --queued  as for create.sh
+# --env NAME=VALUE   as for run.sh
 # --attempts N       give up after N attempts (20), one of which may be to find no capacity
 # --dry-run          print the commands of one attempt only
 #
@@ -40,7 +41,11 @@ if $queued; then
     delete+=(--queued)
 fi
 setup=("$here/setup.sh" "${common[@]}")
-run=("$here/run.sh" "${common[@]}" --replace -- "${rest[@]}")
+run=("$here/run.sh" "${common[@]}" --replace)
+for variable in ${variables[@]+"${variables[@]}"}; do
+    run+=(--env "$variable")
+done
+run+=(-- "${rest[@]}")
 
 if $dry_run; then
     "${create[@]}"
@@ -57,8 +62,12 @@ prepare() {
     found=$(state)
     if [[ $found != READY ]]; then
         installed=false
-        [[ -z $found ]] || "${delete[@]}" || true
-        "${create[@]}" || return
+        if $queued && [[ $found =~ ^(ACCEPTED|WAITING_FOR_RESOURCES|PROVISIONING|CREATING)$ ]]; then
+            await || return # it keeps its place in the queue
+        else
+            [[ -z $found ]] || "${delete[@]}" || true
+            "${create[@]}" || return
+        fi
     fi
     $installed || "${setup[@]}" || return
     installed=true
@@ -92,6 +101,7 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
         ((++failures < 2)) || break
     else
         failures=0
+        sleep "$pause"
     fi
 done
 say "given up; what is finished is in the output folder. Look after $name, which may still cost money"

@@ -12,6 +12,7 @@ from PIL import Image
 import ti_jax
 import ti_jax.files
 from ti_jax import cli
+from ti_jax.cli.common import Common
 from ti_jax.weights.hub import resolve
 
 # With four pictures these have the shapes of the contact sheet's, so that nothing compiles again.
@@ -51,6 +52,14 @@ def test_a_missing_folder(invert, tmp_path):
 def test_a_folder_without_pictures(invert, tmp_path):
     (tmp_path / "empty").mkdir()
     _assert_fails(invert(pictures="empty"), "there is no picture in empty")
+
+
+def test_an_output_folder_in_use_is_found_before_a_model_is_loaded(run, invert, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(Common, "load_pipeline", lambda self: pytest.fail("a model is loaded"))
+    _assert_fails(invert("--output", finished), "holds a run already")
+    _assert_fails(run("invert-many", finished.parent, "--output", finished), "holds a run already")
+    (tmp_path / "runs/cats/red").mkdir(parents=True)
+    _assert_fails(run("invert-many", "runs/cats"), "runs/cats holds files that are not of a run", "--output")
 
 
 def test_no_pictures_named(run):

@@ -96,7 +96,8 @@ def _log(debug: bool) -> None:
 def _describe(error: Exception, verb: str) -> str:
     """What went wrong, in a line."""
     if "No space left on device" in str(error):  # orbax wraps it in errors of other types
-        return f"the disk is full: free some space{', then go on with --resume' if verb == 'invert' else ''} ({error})"
+        resume = ", then go on with --resume" if verb in ("invert", "invert-many") else ""
+        return f"the disk is full: free some space{resume} ({error})"
     if isinstance(error, UserError | OSError):
         return str(error)
     return f"failed with {type(error).__name__}: {error} (--debug shows where)"

@@ -42,12 +42,14 @@ class Invert:
     def run(self) -> None:
         """Learns, writes the run folder, and says how to use what is in it."""
         import ti_jax
+        from ti_jax.inversion.run_folder import RunFolder
         from ti_jax.terminal import show_progress
 
         if not self.pictures:
             raise UserError("name the pictures: a folder, files, or bundled:fox")
         name = self.name or concept_name(self.token)
         output = self.common.output or f"runs/{name}"
+        RunFolder(output).check(resume=self.resume, overwrite=self.overwrite)  # before a model is loaded
         pipeline = self.common.load_pipeline()
         with Stop() as stop, show_progress() as on_progress:
             result = ti_jax.invert(

@@ -53,7 +53,7 @@ class InvertMany:
     overwrite: bool = False
     """Replace what is in the output folder."""
     contact_sheets: bool = False
-    """Draw what each word draws when it is done, which takes a while."""
+    """Draw what each word draws when it is done, and its loss.png, which takes a while."""
     host: int | None = None
     """Which of several processes that share the output folder this is, from 0. Unset: as Slurm's srun says, or the only
     one."""
@@ -68,11 +68,14 @@ class InvertMany:
     def run(self) -> None:
         """Learns, writes a run folder for each concept, and says how each ended."""
         import ti_jax
+        from ti_jax.inversion.queue_folder import QueueFolder
         from ti_jax.terminal import show_queue
 
         host = join_slice() if self.distributed else find_host(self.host, self.hosts)
         output = self.common.output or f"runs/{self._name()}"
         concepts = self._concepts(output)
+        names = [spec.name for spec in concepts]
+        QueueFolder(output, host, names).check(resume=self.resume, overwrite=self.overwrite)  # before a model is loaded
         last: list[QueueProgress] = []
         with Stop() as stop, show_queue() as on_progress:
 
@@ -130,5 +133,7 @@ class InvertMany:
 
 def _is_of_runs(folder: str, output: str) -> bool:
     """Whether a folder is none of pictures, but the one that the results go into: `runs` in `invert-many .`."""
+    from etils import epath
+
     inside = Path(os.path.abspath(output)).is_relative_to(os.path.abspath(folder))
-    return inside and not any(path.is_file() for path in Path(folder).iterdir())
+    return inside and not any(path.is_file() for path in epath.Path(folder).iterdir())

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ti_jax.config import BoundsConfig, ConceptSpec, InversionConfig, for_concept
+from ti_jax.config import ConceptSpec, InversionConfig, for_concept
 from ti_jax.data.captions import prompts_for
 from ti_jax.data.pictures import count_pictures
 from ti_jax.errors import UserError
@@ -41,12 +41,10 @@ def find_bounds(pipeline: Pipeline, specs: Sequence[ConceptSpec], config: Invers
     Returns:
         bounds that every concept fits which `config.bounds` does not exclude.
     """
-    stated = {name: value for name, value in dataclasses.asdict(config.bounds).items() if value is not None}
-    if len(stated) == len(dataclasses.fields(BoundsConfig)):
-        return Bounds(**stated)
-    sizes = [_measure(pipeline, spec, config) for spec in specs] or [Bounds(1, 1, 1)]
-    largest = {name: max(getattr(size, name) for size in sizes) for name in ("pictures", "prompts", "vectors")}
-    return Bounds(**{**largest, **stated})
+    bounds = dataclasses.asdict(config.bounds)
+    unset = [name for name, value in bounds.items() if value is None]
+    sizes = [_measure(pipeline, spec, config, unset) for spec in specs] if unset else []
+    return Bounds(**{**bounds, **{name: max([1, *(size[name] for size in sizes)]) for name in unset}})
 
 
 def check_fit(prepared: Prepared, bounds: Bounds) -> None:
@@ -67,19 +65,25 @@ def _sizes(prepared: Prepared) -> tuple[int, int, int]:
     )
 
 
-def _measure(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> Bounds:
-    """Sizes without opening a picture; the least of a concept that is no good, since it will never sit in a slot."""
+def _measure(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig, names: Sequence[str]) -> dict[str, int]:
+    """Sizes of these names without opening a picture; the least of a concept that is no good, which gets no slot."""
     config = for_concept(config, spec)
+
+    def pictures() -> int:
+        return count_pictures(spec.pictures)
+
+    def prompts() -> int:
+        data, templates = config.data, pipeline.inversion_defaults.templates
+        if data.prompts == "captions" and data.templates is None:
+            return pictures()
+        return len(prompts_for([], spec.placeholder, data.prompts, data.templates, templates).texts)
+
+    def vectors() -> int:
+        rows = initial_vectors_of(pipeline, spec, config, concept_key(config.seed, spec.name))
+        return max(len(v) for v in rows.values())
+
+    measures = {"pictures": pictures, "prompts": prompts, "vectors": vectors}
     try:
-        pictures = count_pictures(spec.pictures)
-        if config.data.prompts == "captions" and config.data.templates is None:
-            prompts = pictures
-        else:
-            templates = pipeline.inversion_defaults.templates
-            prompts = len(
-                prompts_for([], spec.placeholder, config.data.prompts, config.data.templates, templates).texts
-            )
-        vectors = initial_vectors_of(pipeline, spec, config, concept_key(config.seed, spec.name))
+        return {name: measures[name]() for name in names}
     except UserError:
-        return Bounds(1, 1, 1)
-    return Bounds(pictures, prompts, max(len(v) for v in vectors.values()))
+        return dict.fromkeys(names, 1)

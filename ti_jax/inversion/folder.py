@@ -42,7 +42,14 @@ class Folder:
         return self.path / "profile"
 
     def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder, or decides what becomes of one that exists.
+        """Makes the folder, in place of the one that exists if it is to be overwritten; raises what `check` raises."""
+        self.check(resume=resume, overwrite=overwrite)
+        if overwrite and self._is_in_use():
+            self.path.rmtree()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Whether a run may begin in the folder or go on; nothing is changed.
 
         Args:
             resume: go on with the run that is in it, if one is.
@@ -55,17 +62,18 @@ class Folder:
             raise UserError("--resume goes on with a run and --overwrite deletes it: choose one")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: choose another --output")
-        if self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+        if self._is_in_use():
             if not self._holds_a_run():
                 raise UserError(f"{self.path} holds files that are not of a run: choose another --output")
-            if overwrite:
-                self.path.rmtree()
-            elif not resume:
+            if not resume and not overwrite:
                 raise UserError(
                     f"{self.path} holds a run already: go on with it by --resume, replace it by --overwrite, "
                     "or choose another --output"
                 )
-        self.path.mkdir(parents=True, exist_ok=True)
+
+    def _is_in_use(self) -> bool:
+        """Whether there is anything in it that is not hidden."""
+        return self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir())
 
     def _holds_a_run(self) -> bool:
         """Whether its `config.json` is of a run: many a folder has one that is not."""

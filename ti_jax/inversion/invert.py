@@ -65,13 +65,15 @@ def invert(
     check_learnable(pipeline)
     config = with_model_defaults(config or InversionConfig(), pipeline.inversion_defaults)
     spec = ConceptSpec(name or concept_name(placeholder), placeholder, initializer, pictures)
+    folder = None if output is None else RunFolder(output)
+    if folder is not None:
+        folder.check(resume=resume, overwrite=overwrite)  # before the work of preparing
     prepared = prepare(pipeline, spec, config)
-    folder = checkpoints = saved = None
+    checkpoints = saved = None
     with contextlib.ExitStack() as stack:
-        if output is not None:
+        if folder is not None:
             from ti_jax.inversion.checkpoint import Checkpoints  # slow to import, and only needed with a folder
 
-            folder = RunFolder(output)
             folder.open(resume=resume, overwrite=overwrite)
             folder.claim(as_dict(config), prepared.identity)
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))

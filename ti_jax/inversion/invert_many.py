@@ -73,7 +73,7 @@ def invert_many(
             checkpoint, on whatever host they were, and so do failed ones, unless their settings have changed since.
         overwrite: replace what is in `output`.
         host: which of how many that share `output`; it learns its own share of the concepts.
-        contact_sheets: draw what each word draws when it is done, which takes a while.
+        contact_sheets: draw what each word draws when it is done, and its losses, which takes a while.
         mesh: of devices, with axes `concepts` and `data`; from this host's devices if None.
         on_progress: called after each chunk of steps.
         should_stop: asked after each chunk; if true, everything is saved and `Interrupted` raised.

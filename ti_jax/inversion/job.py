@@ -41,7 +41,7 @@ class Job:
     saved: Saved | None = None
     """What a checkpoint has of a concept of its name."""
     contact_sheet: bool = True
-    """Whether to draw, at the end, what the word draws."""
+    """Whether to draw, at the end, the losses and what the word draws."""
     history: History = field(default_factory=History)
     warnings: dict[str, str] = field(default_factory=dict)
     done: bool = False

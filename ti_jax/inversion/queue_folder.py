@@ -47,16 +47,20 @@ class QueueFolder(Folder):
         self._own: dict[str, Line] = {}
 
     def open(self, *, resume: bool, overwrite: bool) -> None:
+        """As a run's folder, and reads what has ended."""
+        super().open(resume=resume, overwrite=overwrite)
+        self._own = self._read(self._results) if self._host.count > 1 else self.ended()
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
         """As a run's folder; several hosts always go on with what is in it, since one of them comes first.
 
         Raises:
-            UserError: as `Folder.open`, and if one of several hosts is to overwrite what others write.
+            UserError: as `Folder.check`, and if one of several hosts is to overwrite what others write.
         """
         several = self._host.count > 1
         if several and overwrite:
             raise UserError(f"several hosts share {self.path}: delete it yourself, or choose another --output")
-        super().open(resume=resume or several, overwrite=overwrite)
-        self._own = self._read(self._results) if several else self.ended()
+        super().check(resume=resume or several, overwrite=overwrite)
 
     def checkpoints_of(self, slots: int) -> epath.Path:
         """Where the checkpoints of this host go while it has so many slots."""
