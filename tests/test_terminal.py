@@ -1,4 +1,6 @@
-"""What a run says on stderr where there is no terminal."""
+"""What a run says on stderr: lines, or a bar and a table on a terminal."""
+
+import itertools
 
 import pytest
 
@@ -52,3 +54,27 @@ def test_a_queue_says_how_it_ended(said):
         for finished in (0, 2, 3):
             show(_queue(finished))
     assert [line.split(" concepts")[0] for line in said()][1:] == ["0 of 3", "3 of 3"]
+
+
+def test_a_queue_says_how_long_it_will_take(said, monkeypatch):
+    """One of four is done; at 10 steps a second the others have 55, 100 and 100 steps to take."""
+    monkeypatch.setattr(terminal, "_SECONDS_BETWEEN_LINES", 0.0)
+    clock = itertools.count(step=0.5)  # asked three times a line
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    with terminal.show_queue() as show:
+        for step in (30, 45):
+            show(QueueProgress([_progress(step), _progress(0)], total=4, finished=1, failed=0, steps=step, idle=0.0))
+    assert "  10.0 steps/s of all, about 0:00:26 left  " in said()[-1]
+
+
+def test_on_a_terminal(said, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with terminal.show_progress() as show:
+        show(_progress(20))
+    (bar,) = [line for line in said() if "step 20/100" in line][-1:]
+    assert "loss 0.1000  norm 1.0 x vocabulary" in bar
+    with terminal.show_queue() as show:
+        show(QueueProgress([_progress(40), None], total=3, finished=1, failed=1, steps=1, idle=0.25))
+    table = "\n".join(said())
+    assert "1 of 3 concepts finished, 1 failed, 1 under way" in " ".join(table.split())
+    assert "40/100" in table

@@ -26,7 +26,7 @@ class OptimizerConfig:
     """AdamW on the concept's vectors alone, always in float32."""
 
     learning_rate: Annotated[float | None, arg(aliases=("--learning-rate",))] = None
-    """Peak step size. Unset: the model's default (5e-3 for Stable Diffusion, as in the paper)."""
+    """Peak step size. Unset: the model's default (5e-3 for Stable Diffusion: the paper's, before it is scaled)."""
     scale_learning_rate: bool = False
     """Multiply the rate, also one that a concept has of its own, by batch size x gradient accumulation, as the official
     code does."""
@@ -139,7 +139,7 @@ class BoundsConfig:
 
 @dataclass(frozen=True)
 class InversionConfig:
-    """One inversion; the defaults are the paper's where it has them."""
+    """One inversion; what is unset is the model's to say."""
 
     steps: int | None = None
     """Optimiser steps. Unset: the model's default (3,000 for Stable Diffusion, 150 for the bundled model)."""

@@ -6,7 +6,8 @@ import contextlib
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,13 +84,22 @@ def _slots_table(progress: QueueProgress, speed: _Speed) -> Table:
 
 def _describe_queue(progress: QueueProgress, speed: _Speed) -> str:
     under_way = [concept for concept in progress.slots if concept is not None]
-    steps_per_second = speed(progress.steps)
-    rate = "" if steps_per_second is None else f"  {steps_per_second:.1f} steps/s of all"
+    rate, steps_per_second = "", speed(progress.steps)
+    if steps_per_second and under_way:
+        left = timedelta(seconds=round(_steps_left(progress, under_way) / steps_per_second))
+        rate = f"  {steps_per_second:.1f} steps/s of all, about {left} left"
     failed = f", {progress.failed} failed" if progress.failed else ""
     return (
         f"{progress.finished} of {progress.total} concepts finished{failed}, {len(under_way)} under way{rate}  "
         f"idle {progress.idle:.1%}"
     )
+
+
+def _steps_left(progress: QueueProgress, under_way: Sequence[Progress]) -> float:
+    """Of concepts under way, and of those that wait, which are taken to have as many as these."""
+    waiting = progress.total - progress.finished - progress.failed - len(under_way)
+    of_each = statistics.fmean(concept.total_steps for concept in under_way)
+    return waiting * of_each + sum(concept.total_steps - concept.step for concept in under_way)
 
 
 class _Speed:

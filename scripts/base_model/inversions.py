@@ -84,7 +84,8 @@ def main() -> int:
         logger.info("%s", json.dumps(row))
         rows.append(row)
         sheets.append(pictures)
-    given = {"steps": options.steps, "num_vectors": options.num_vectors}
+    asked = ("model", "steps", "learning_rate", "num_vectors", "pictures", "sampling_steps", "guidance")
+    given = {name: getattr(options, name) for name in asked}
     report = {**given, "subjects": len(rows), **totals(rows), "rows": rows}
     write_text(options.output, json.dumps(report, indent=2) + "\n")
     contact_sheet(np.concatenate(sheets), columns=2 * len(sheets[0])).save(options.output.with_suffix(".png"))

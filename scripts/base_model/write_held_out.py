@@ -1,7 +1,7 @@
 """Writes the held-out concepts as folders of pictures: a catalogue for `ti-jax invert-many` and the benchmarks.
 
     python scripts/base_model/write_held_out.py --output runs/held_out
-    ti-jax invert-many runs/held_out --model tiny
+    ti-jax invert-many runs/held_out --output runs/held_out_words
 
 Each of the 64 has five drawings by hands that the bundled model knows, and a word to begin with (`initializer.txt`).
 """

@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ti_jax.files import write_text
+
 _CONTESTANT = Path(__file__).with_name("contestant.py")
 _NAMES = {"invert": ("example", "lean", "ti_jax"), "generate": ("example", "ti_jax")}
 
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=1, help="steps of a call, at most 100")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--sampling-steps", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, for PyTorch; JAX takes the accelerator it finds")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", help="of the frozen networks")
     parser.add_argument(
         "--torch-products",
@@ -66,7 +68,7 @@ def main() -> None:
                 print(f"{job:>9} {name:>8} {json.dumps(own[-1])}", flush=True)
         facts[job] = summary(runs)
         print(table(facts[job]), flush=True)
-        options.output.write_text(json.dumps(facts, indent=2) + "\n")
+        write_text(options.output, json.dumps(facts, indent=2) + "\n")
 
 
 def run(name: str, job: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Attention in all its ways on whatever accelerator is here: is it right, and how long does it take?
 
-    python scripts/bench/attention.py [--batch 4] [--budget 50] [--output attention.json]
+    python scripts/bench/attention.py [--batch 4] [--budget 40] [--output attention.json]
 
 The shapes are those of Stable Diffusion 1.5, 2.1 and XL at the size of picture that each was made for. What is timed is
 the forward pass with the gradients by query, key and value, many times in one dispatch. Errors are the largest
@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from ti_jax.files import write_text
 from ti_jax.models.attention import Implementation, attention
 from ti_jax.parallel.mesh import make_mesh
 
@@ -236,7 +237,7 @@ def _line(case: Case, row: dict[str, Any], ways: tuple[Implementation, ...]) -> 
 
 def _write(path: Path, batch: int, rows: list[dict[str, Any]]) -> None:
     facts = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": batch, "cases": rows}
-    path.write_text(json.dumps(facts, indent=2) + "\n")
+    write_text(path, json.dumps(facts, indent=2) + "\n")
 
 
 if __name__ == "__main__":

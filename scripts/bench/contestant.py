@@ -3,8 +3,8 @@
     python scripts/bench/contestant.py {example,lean,ti_jax} {invert,generate} MODEL [--calls 3] [--batch-size 1]
 
 Prints one line of JSON: seconds of every call after the first, seconds until the first was done, and the largest
-resident memory. A call is one optimiser step, or one picture; with `--chunk` it is so many steps, and its seconds are
-divided by their number.
+resident memory, of the host. A call is one optimiser step, or one picture; with `--chunk` it is so many steps, and its
+seconds are divided by their number.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=1, help="steps of a call, at most 100")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--sampling-steps", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, for PyTorch; JAX takes the accelerator it finds")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", help="of the frozen networks")
     parser.add_argument(
         "--torch-products", choices=("float32", "bfloat16"), default="float32", help="of float32, on a CPU"
@@ -79,12 +79,15 @@ def of_torch(options: argparse.Namespace) -> Callable[[], object]:
 
 def of_ti_jax(options: argparse.Namespace) -> Callable[[], object]:
     """The engine of `ti_jax.invert` with one slot, or `ti_jax.generate`."""
+    import jax
+
     import ti_jax
     from ti_jax.config import ConceptSpec, InversionConfig, with_model_defaults
     from ti_jax.inversion.bounds import Bounds
     from ti_jax.inversion.engine import Engine
     from ti_jax.inversion.prepare import prepare
 
+    jax.config.update("jax_platforms", options.device)
     pipeline = ti_jax.load(options.model, dtype=options.dtype)
     if options.job == "generate":
         return lambda: ti_jax.generate(pipeline, PROMPT.format("a thing"), steps=options.sampling_steps, guidance=5.0)

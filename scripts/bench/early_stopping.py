@@ -24,6 +24,7 @@ from many_concepts import pipeline_device
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionConfig, StoppingConfig
 from ti_jax.data.sources import concepts_from_folder
+from ti_jax.files import write_text
 
 _TURNS, _TURN_STEPS = 5, 60
 
@@ -67,7 +68,7 @@ def main() -> None:
         "cost_spread": [min(costs), max(costs)],
     }
     print(facts)
-    options.output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+    write_text(options.output, json.dumps({**facts, "rows": rows}, indent=2) + "\n")
 
 
 def learn(pipeline: Any, specs: list[ConceptSpec], config: InversionConfig) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from many_concepts import pipeline_device
 
 import ti_jax
 from ti_jax.config import ConceptSpec, DataConfig, InversionConfig, with_model_defaults
+from ti_jax.files import write_text
 
 Axes = Mapping[str, Sequence[Any]]
 STEP_AXES: Axes = {"slots": (1, 2, 4, 8), "batch_size": (4, 1, 2, 8), "num_vectors": (1, 2, 4, 8)}
@@ -62,7 +63,7 @@ def main() -> None:
 
 def write(file: Path, facts: Mapping[str, Any]) -> None:
     """Writes JSON."""
-    file.write_text(json.dumps(facts, indent=1) + "\n")
+    write_text(file, json.dumps(facts, indent=1) + "\n")
 
 
 def settings(axes: Axes) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ import numpy as np
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionConfig
 from ti_jax.data.sources import concepts_from_folder
+from ti_jax.files import write_text
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
         "steps": options.steps,
         "batch_size": options.batch_size,
     }
-    options.output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+    write_text(options.output, json.dumps({**facts, "rows": rows}, indent=2) + "\n")
 
 
 def pipeline_device() -> str:

@@ -1,6 +1,6 @@
 """The table of docs/plan.md: what Stable Diffusion costs on hardware that is not here.
 
-    python scripts/bench/plan_table.py [--models sd-1.5 sd-2.1] [--topologies v5e-1 v5e-8 h100] [--slots 1 8]
+    python scripts/bench/plan_table.py [--models sd-1.5 sd-2.1] [--topologies v5e-1 v5e-8 h100] [--slots 1]
         [--quick] [--file plans.json]
 
 Each row is `ti-jax plan --batch-size 1` with so many slots a device. It compiles three times or more, or once if
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ti_jax.config import InversionConfig
+from ti_jax.files import write_text
 from ti_jax.planning.apart import plan
 from ti_jax.planning.topologies import topology
 
@@ -40,7 +41,7 @@ def main() -> None:
             config, all_slots = InversionConfig(batch_size=1), slots * topology(name).size
             costs = plan(model, name, config, slots=all_slots, search=not options.quick)
             rows[_key(model, name, slots)] = {**costs, "date": str(datetime.date.today())}
-            options.file.write_text(json.dumps(rows, indent=1) + "\n")
+            write_text(options.file, json.dumps(rows, indent=1) + "\n")
     print("\n".join(table([rows[_key(*row)] for row in asked])))
 
 

@@ -166,7 +166,6 @@ def test_values_out_of_range(invert, options, message):
     [
         ([], "name at least one prompt"),
         (["a", "--token", "<b>"], "--token renames one concept"),
-        (["a", "--sampler", "magic"], "magic"),
         (["a", "--steps", 0], "steps"),
         (["a", "--seed", -1], "seed"),
         (["a", "--num-images", 0], "num_images"),

@@ -94,7 +94,6 @@ def test_a_clash_of_names_is_refused_or_renamed(run, tmp_path):
         (["convert", "gone.pt", "fox.pt"], "there is no embedding file gone.pt"),
         (["convert", "fox.safetensors", "fox.gguf"], "are written as .safetensors"),
         (["convert", "fox.safetensors", "fox.pt", "--to", "sdxl"], "not for SDXL"),
-        (["convert", "fox.safetensors", "fox.pt", "--to", "comfy"], "there is no format 'comfy'"),
         (["merge", "fox.safetensors", "both.pt"], "name two embedding files or more"),
         (["merge", "fox.safetensors", "run", "both.safetensors"], "reads .pt"),
         (["merge", "fox.safetensors", "xl.safetensors", "both.pt"], "different models"),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import typing
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from PIL import Image
 
 import ti_jax
 from ti_jax import cli
+from ti_jax.cli.common import SamplerName
+from ti_jax.concepts.formats.write import FORMATS
+from ti_jax.diffusion.config import SAMPLERS
 
 # With four pictures these have the shapes of the contact sheet's, so that nothing compiles again.
 QUICK = ("--steps", 1, "--batch-size", 4)
@@ -46,6 +50,8 @@ def test_version(run):
         (["invert", "a", "--init", "b"], "--token"),
         (["generate", "a", "--sampelr", "euler"], "--sampler"),
         (["generate", "a", "--seed", "one"], "--seed"),
+        (["generate", "a", "--sampler", "magic"], "'dpm++'"),
+        (["convert", "a", "b.pt", "--to", "comfy"], "'comfyui'"),
         (["invert", "a", "--token", "<a>", "--init", "b", "--learning-rate", "0"], "give a number above 0"),
     ],
 )
@@ -55,6 +61,13 @@ def test_wrong_usage(run, arguments, message):
     assert out == ""
     assert message in " ".join(error.replace("│", "").split())
     assert "Traceback" not in error
+
+
+def test_choices_are_those_of_the_library():
+    """The command names them itself, since the library's lists take a second to import."""
+    to = typing.get_type_hints(cli.Convert)["to"]
+    assert typing.get_args(typing.get_args(to)[0]) == FORMATS
+    assert typing.get_args(SamplerName) == SAMPLERS
 
 
 def test_options_override_the_config_file(run, config, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ti_jax.concepts.concept import Concept
     from ti_jax.pipeline import Pipeline
 
+SamplerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler_a"]
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
@@ -24,11 +25,11 @@ class Common:
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     variant: str | None = None
-    """Of the weight files, such as `fp16`."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16. Unset: what suits the device."""
-    prediction_type: str | None = None
-    """epsilon, v_prediction or sample, where the model's files do not say what its UNet predicts."""
+    """Variant of the weight files, such as `fp16`."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the networks. Unset: what suits the device."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the UNet predicts, where the model's files do not say."""
     model_config: str | None = None
     """For a model in a single file: a folder or hub id in diffusers format, for configs and tokenizers."""
     tokenizer: str | None = None
@@ -36,10 +37,10 @@ class Common:
     deterministic: bool = False
     """Same bits in every run on a GPU too, for some speed; elsewhere they are the same always."""
     output: str | None = None
-    """Folder for results."""
+    """Folder for results. Unset: runs/NAME for invert and invert-many, images for generate, none for others."""
     config: str | None = None
     """A Python file whose `get_config()` gives settings, which other options override: an `InversionConfig` for invert,
-    a dictionary of options for generate."""
+    invert-many and plan, a dictionary of options for generate."""
     json: bool = False
     """Print the result as JSON on stdout."""
     debug: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -20,8 +20,8 @@ class Convert:
     """An embedding file of any program, or a run folder."""
     target: tyro.conf.Positional[str]
     """The new file: .safetensors, or .pt or .bin by torch."""
-    to: str | None = None
-    """diffusers, a1111, kohya, comfyui, sdxl, invoke or official. Unset: a1111 for .pt, diffusers for others."""
+    to: Literal["diffusers", "a1111", "kohya", "comfyui", "sdxl", "invoke", "official"] | None = None
+    """The program that will read it. Unset: a1111 for .pt, diffusers for others."""
     token: str | None = None
     """Call the concept by this word instead of the file's own; of a file with several, take the one of this word."""
     seed: int = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ti_jax.cli.common import Common, Repeated, in_output, load_concepts
+from ti_jax.cli.common import Common, Repeated, SamplerName, in_output, load_concepts
 from ti_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Evaluate:
     """Sampling steps."""
     guidance: float = 5.0
     """Scale of classifier-free guidance."""
-    sampler: str = "ddim"
-    """ddim, ddpm, dpm++, euler or euler_a (Euler ancestral)."""
+    sampler: SamplerName = "ddim"
+    """dpm++ is DPM-Solver++(2M), euler_a Euler ancestral."""
     seed: int = 0
     """Same seed, same pictures."""
     batch_size: int | None = None

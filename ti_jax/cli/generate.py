@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from ti_jax.cli.common import Common, Repeated, load_concepts
+from ti_jax.cli.common import Common, Repeated, SamplerName, load_concepts
 from ti_jax.errors import UserError
 
 
@@ -29,8 +29,8 @@ class Generate:
     """Sampling steps."""
     guidance: float = 5.0
     """Scale of classifier-free guidance; 1 and below switch it off."""
-    sampler: str = "ddim"
-    """ddim, ddpm, dpm++, euler or euler_a (Euler ancestral)."""
+    sampler: SamplerName = "ddim"
+    """dpm++ is DPM-Solver++(2M), euler_a Euler ancestral."""
     eta: float = 0.0
     """Noise of DDIM: 0 none, 1 as much as DDPM."""
     num_images: int = 1
@@ -43,9 +43,9 @@ class Generate:
     """Pixels. Unset: the model's own."""
     batch_size: int | None = None
     """Pictures drawn at a time. Unset: all of them, but at most 8."""
-    long_prompts: str = "cut"
+    long_prompts: Literal["cut", "chunk"] = "cut"
     """What to do with a prompt beyond the model's limit: cut its end off, or go on in a further chunk as A1111 does."""
-    emphasis: str = "off"
+    emphasis: Literal["off", "a1111"] = "off"
     """off: brackets are text. a1111: (word:1.2) weighs a word."""
     image: str | None = None
     """For an inpainting model: the picture of which a part is painted anew."""

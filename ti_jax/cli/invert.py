@@ -31,7 +31,7 @@ class Invert:
     init: str
     """A word or phrase that comes close, `random`, or an embedding file or run folder (`runs/fox`) to go on from."""
     name: str | None = None
-    """Of the concept: its folder, its file and its random stream. Unset: the letters and digits of the token."""
+    """Name of the concept: its folder, its file and its random stream. Unset: the letters and digits of the token."""
     resume: bool = False
     """Go on with the run in the output folder, to the very same vectors."""
     overwrite: bool = False

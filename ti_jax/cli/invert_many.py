@@ -25,9 +25,9 @@ class DataSet:
     """A prepared data set in the place of a folder: one concept a class."""
 
     tfds: str | None = None
-    """Its name in tensorflow-datasets, prepared as ArrayRecord."""
+    """Name of a data set in tensorflow-datasets, prepared as ArrayRecord."""
     data_dir: str | None = None
-    """Where it was prepared."""
+    """Folder in which the data set was prepared."""
     split: str = "train"
     """Which part, such as `train` or `train[:10%]`."""
     per_class: int = 5

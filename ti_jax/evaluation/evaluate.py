@@ -1,4 +1,4 @@
-"""How well a learned word shows its concept, and how well prompts with it are followed: section 4.3 of the paper."""
+"""How well a learned word shows its concept, and how well prompts with it are followed: section 5.1 of the paper."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def evaluate(
     sampler: str = "ddim",
     batch_size: int | None = None,
 ) -> Evaluation:
-    """Draws a learned word, and scores what comes (Gal et al. 2022, section 4.3).
+    """Draws a learned word, and scores what comes (Gal et al. 2022, section 5.1).
 
     Args:
         pipeline: the frozen model.

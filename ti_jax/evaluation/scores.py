@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 
 def image_similarity(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> float:
-    """Mean cosine of all pairs: "average pair-wise CLIP-space cosine-similarity" (Gal et al. 2022, section 4.3).
+    """Mean cosine of all pairs: "average pair-wise CLIP-space cosine-similarity" (Gal et al. 2022, section 5.1).
 
     Args:
         a: unit vectors of pictures.
@@ -26,7 +26,7 @@ def similarity_within(a: Float[np.ndarray, "n features"]) -> float | None:
 
 
 def text_similarity(pictures: Float[np.ndarray, "n features"], text: Float[np.ndarray, " features"]) -> float:
-    """Cosine of a text with the pictures' average: the paper's measure of editability (section 4.3).
+    """Cosine of a text with the pictures' average: the paper's measure of editability (section 5.1).
 
     Args:
         pictures: unit vectors.

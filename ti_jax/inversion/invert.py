@@ -44,7 +44,7 @@ def invert(
         pictures: a folder, a list of files, `bundled:NAME`, or arrays uint8 [h, w, 3]; 3 to 5 are usual.
         placeholder: the new word, such as `<fox>`; anything that is not a word of the vocabulary.
         initializer: a word or phrase that comes close, `random`, or an embedding file or run folder to go on from.
-        config: settings; the defaults are the paper's.
+        config: settings; what they leave open is the model's to say.
         name: of the concept, which also picks its random stream; the letters and digits of the placeholder if None.
         output: run folder, local or remote; nothing is written if None.
         resume: go on with the run in `output`, ending with the very same vectors; a finished run is left as it is.

@@ -66,7 +66,7 @@ def invert_many(
     Args:
         pipeline: the frozen model, from `ti_jax.load`.
         concepts: with names that differ.
-        config: settings for all; a concept may have some of its own. The defaults are the paper's.
+        config: settings for all; a concept may have some of its own. What they leave open is the model's to say.
         slots: concepts learned at a time; fewer if there are not as many. A multiple of the number of devices is best.
         output: folder, local or remote, with one run folder a concept and `results.jsonl`; nothing is written if None.
         resume: go on with what is in `output`: finished concepts are left out, those under way go on from the newest
