@@ -100,3 +100,35 @@ def test_a_concept_of_many_has_the_rate_that_it_has_alone(scale):
         alone = config(of_all if own is None else own)
         assert among_many.optimizer == alone.optimizer
         assert alone.optimizer.learning_rate == (own or of_all or defaults.learning_rate) * (8 if scale else 1)
+
+
+CHOICES = """
+from ti_jax.config import *
+from ti_jax.errors import UserError
+for make in (
+    lambda: DataConfig(prompts="styles"),
+    lambda: DataConfig(crop="centre"),
+    lambda: OptimizerConfig(schedule="linaer"),
+    lambda: StoppingConfig(rule="dvr"),
+    lambda: InversionConfig(norm_control=None),
+    lambda: ConceptSpec("a", "<a>", "b", "c", prompts="loud"),
+):
+    try:
+        print(make())
+    except UserError as error:
+        print(error)
+ConceptSpec("a", "<a>", "b", "c", prompts=None)
+"""
+
+
+def test_choices_are_checked_outside_of_the_command_too():
+    """In another process, since here the types of arguments are checked first."""
+    done = subprocess.run([sys.executable, "-c", CHOICES], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "prompts is 'styles': choose one of model, object, style, captions",
+        "crop is 'centre': choose one of center, squash",
+        "schedule is 'linaer': choose one of constant, linear, cosine",
+        "rule is 'dvr': choose one of none, dvar",
+        "norm-control is None: choose one of none, median",
+        "prompts is 'loud': choose one of model, object, style, captions",
+    ]

@@ -319,6 +319,15 @@ def test_sizes(sd1_twin):
         pipeline.latent_shape(32, 30)
 
 
+@pytest.mark.parametrize(("version", "size"), [("0.6.0", 64), ("0.9.0", 8), (None, 8)])
+def test_the_size_of_old_conversions(folder, version, size):
+    """Before diffusers 0.9 they named the paper's, which its pipelines correct."""
+    rewrite_json(folder / "unet/config.json", _diffusers_version=version)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    sizes = [unet.config.sample_size for unet in (pipe.unet, ti_jax.load(folder).networks["unet"])]
+    assert sizes == [size, size]
+
+
 def test_tokenizer_may_be_shorter_than_the_encoder(folder):
     rewrite_json(folder / "tokenizer/tokenizer_config.json", model_max_length=40)
     assert ti_jax.load(folder).max_length == 40

@@ -167,11 +167,11 @@ def test_float16_leaves_the_autoencoder_alone(sdxl_twin):
 
 
 def test_an_inversion_learns_vectors_of_both_encoders(sdxl_twin):
-    """Each picture is told its own size and crop."""
+    """Each picture is told its own size and crop; each encoder's norms are held at its own median."""
     pipeline = sdxl_twin[1]
     rng = np.random.default_rng(3)
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 50), (32, 32), (80, 64))]
-    config = ti_jax.InversionConfig(steps=2, batch_size=2, num_vectors=2, evaluate_every=2)
+    config = ti_jax.InversionConfig(steps=2, batch_size=2, num_vectors=2, evaluate_every=2, norm_control="median")
     prepared = prepare(
         pipeline, ConceptSpec("fox", WORD, "random", pictures), with_model_defaults(config, InversionDefaults())
     )
@@ -181,3 +181,6 @@ def test_an_inversion_learns_vectors_of_both_encoders(sdxl_twin):
         moved = np.abs(vectors - prepared.vectors[name])
         assert vectors.shape == (2, pipeline.widths[name])
         assert moved.max() > 1e-3
+        of_vocabulary = np.median(np.linalg.norm(pipeline.token_tables[name], axis=1))
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), of_vocabulary, rtol=1e-5)
+    np.testing.assert_allclose(result.history.norm, 1.0, rtol=1e-5)

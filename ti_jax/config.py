@@ -6,10 +6,12 @@ Imports no jax: the command line builds its `--help` from this file. A field's d
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from tyro.conf import arg
 
@@ -19,6 +21,25 @@ from ti_jax.errors import UserError
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
+
+
+def _check_choices(settings: Any) -> None:
+    """Refuses what is none of a field's choices, which Python itself would take."""
+    for name, choices in _choices(type(settings)).items():
+        value = getattr(settings, name)
+        named = ", ".join(filter(None, choices))
+        _require(value in choices, f"{name.replace('_', '-')} is {value!r}: choose one of {named}")
+
+
+@functools.cache
+def _choices(settings: type) -> dict[str, list[str | None]]:
+    """The values of the fields that are Literals, by name; None is one where the field is optional."""
+    found: dict[str, list[str | None]] = {}
+    for name, kind in get_type_hints(settings).items():
+        parts = [kind, *get_args(kind)]
+        if values := [value for part in parts if get_origin(part) is Literal for value in get_args(part)]:
+            found[name] = [*values, *([None] if NoneType in parts else [])]
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,7 @@ class OptimizerConfig:
     """Clip the gradient of a concept to this global norm. Unset: no clipping."""
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         _require(
             self.learning_rate is None or self.learning_rate > 0,
             f"optimizer.learning-rate is {self.learning_rate}: give a number above 0, such as 5e-3",
@@ -97,6 +119,7 @@ class DataConfig:
     """Leave out pictures that cannot be read instead of stopping."""
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         _require(
             self.resolution is None or self.resolution > 0,
             "data.resolution must be a number of pixels above 0",
@@ -116,6 +139,7 @@ class StoppingConfig:
     """DVAR's epsilon; smaller stops later."""
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         _require(self.window >= 1, "stopping.window must be 1 or more")
         _require(self.threshold > 0, "stopping.threshold must be above 0")
 
@@ -178,6 +202,7 @@ class InversionConfig:
     bounds: BoundsConfig = field(default_factory=BoundsConfig)
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         for name in (
             "batch_size",
             "gradient_accumulation",
@@ -219,6 +244,7 @@ class ConceptSpec:
     prompts: PromptKind | None = None
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         _require(
             self.name == concept_name(self.name),
             f"the name {self.name!r} is one of files: give letters, digits, - and _, such as {concept_name(self.name)}",

@@ -1,10 +1,35 @@
-"""Writing files so that a reader, or a killed process, never meets half of one."""
+"""Finding files, and writing them so that a reader, or a killed process, never meets half of one."""
 
 from __future__ import annotations
 
 import uuid
 
 from etils import epath
+
+from ti_jax.errors import UserError
+
+
+def locate(path: epath.PathLike) -> epath.Path:
+    """What a user names, whether it is there or not.
+
+    Args:
+        path: local or remote.
+
+    Returns:
+        a path that can be asked for more.
+
+    Raises:
+        UserError: if that kind of storage is not known, or the package for it is missing.
+    """
+    try:
+        found = epath.Path(path)
+        found.exists()
+    except KeyError as error:  # which is the beginning of an address that epath does not know
+        raise UserError(f"{path} cannot be reached where it is: copy or download it first") from error
+    except ImportError as error:  # which names the driver
+        extra = ": pip install 'ti-jax[gcs]'" if str(path).startswith("gs://") else ""
+        raise UserError(f"{path} cannot be reached ({error}){extra}") from error
+    return found
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:

@@ -83,8 +83,11 @@ def generate(
         UserError: if two concepts have the same word, one is of another model, an argument is out of range, or an
             inpainting model is given no picture.
     """
-    texts = _repeat(prompts, num_images)
-    batch = min(_BATCH_SIZE if batch_size is None else batch_size, len(texts))
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    count = len(texts) * num_images
+    if not texts or num_images < 1:
+        raise UserError(f"nothing to draw: give a prompt or more, and num_images (now {num_images}) of 1 or more")
+    batch = min(_BATCH_SIZE if batch_size is None else batch_size, count)
     if batch < 1:
         raise UserError(f"batch_size = {batch_size}: it is 1 or more")
     run = plan(pipeline.schedule, sampler, steps, eta=eta)
@@ -93,15 +96,16 @@ def generate(
         [*texts, negative_prompt], placeholders, long_prompts=long_prompts, emphasis=emphasis
     )
     _warn_of_unused(chunked, placeholders)
-    tokens, negative = (jax.tree.map(lambda x, rows=rows: x[rows], chunked) for rows in (slice(-1), slice(-1, None)))
-    shape = _shape(pipeline, latents, len(texts), height, width)
+    tokens = jax.tree.map(lambda x: x[:-1].repeat(num_images, axis=0), chunked)
+    negative = jax.tree.map(lambda x: x[-1:], chunked)
+    shape = _shape(pipeline, latents, count, height, width)
     scene = encode_scene(pipeline, image, mask, shape[0] * pipeline.factor, shape[1] * pipeline.factor)
     start_key = _start_key(seed)
 
     images = []
-    for first in range(0, len(texts), batch):
+    for first in range(0, count, batch):
         # The last batch is filled up with the last picture, so that it does not compile again.
-        rows = np.minimum(np.arange(first, first + batch), len(texts) - 1)
+        rows = np.minimum(np.arange(first, first + batch), count - 1)
         noise, keys = _start(start_key, jnp.asarray(rows), shape)
         if latents is not None:
             noise = jnp.asarray(latents[rows], jnp.float32)
@@ -121,7 +125,7 @@ def generate(
                 guided=guidance > 1,
             )
         )
-    return np.concatenate(images)[: len(texts)]
+    return np.concatenate(images)[:count]
 
 
 @functools.partial(jit, static_argnames="guided")
@@ -172,14 +176,6 @@ def _decode(vae: Any, latents: Float32[Array, "b h w c"]) -> UInt8[Array, "b row
     """Scaled latents to pixels, one picture at a time: its activations are the largest of all."""
     images = vae.decode_sliced(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0))
     return jnp.round(jnp.clip(images.astype(jnp.float32) / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
-
-
-def _repeat(prompts: str | Sequence[str], times: int) -> list[str]:
-    """Each prompt as often as pictures of it are wanted."""
-    texts = [text for text in ([prompts] if isinstance(prompts, str) else prompts) for _ in range(times)]
-    if not texts:
-        raise UserError(f"there is nothing to draw: give a prompt or more, and num_images (now {times}) of 1 or more")
-    return texts
 
 
 def _start_key(seed: int) -> Key[Array, ""]:

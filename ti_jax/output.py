@@ -37,7 +37,9 @@ def write_pictures(
     """
     path = epath.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    taken = [int(p.stem) for p in path.iterdir() if p.suffix == ".png" and p.stem.isdigit()]
+    # A bucket has no folder before there is something in it.
+    there = path.iterdir() if path.exists() else []
+    taken = [int(p.stem) for p in there if p.suffix == ".png" and p.stem.isdigit()]
     first = max(taken, default=-1) + 1
     files: list[str] = []
     for i, (image, prompt) in enumerate(zip(images, prompts, strict=True)):

@@ -260,15 +260,17 @@ def open_model(
     prediction_type: str | None = None,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    weights: bool = True,
 ) -> ModelFiles:
-    """A model's configs and tokenizers, checked; no weight is read. Arguments and errors are those of `load`."""
-    path = resolve(source, variant=variant, revision=revision)
+    """A model's configs and tokenizers, checked; no weight is read. Arguments and errors are those of `load`, and
+    without `weights` none are fetched either."""
+    path = resolve(source, variant=variant, revision=revision, weights=weights)
     if path.is_dir():
         if config is not None:
             raise UserError(f"{source} is a folder, which has configs of its own: leave config out")
         files = open_folder(path, source=source, variant=variant)
     else:
-        base = None if config is None else open_folder(resolve(str(config)), source=str(config))
+        base = None if config is None else open_folder(resolve(str(config), weights=False), source=str(config))
         files = open_single_file(path, base=base, prediction_type=prediction_type)
     if tokenizer is None:
         tokenizers = {name: files.tokenizer(name) for name in files.encoders}

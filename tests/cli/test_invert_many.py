@@ -15,19 +15,20 @@ from ti_jax import terminal
 from ti_jax.cli import InvertMany
 
 QUICK = """
-from ti_jax.config import DataConfig, InversionConfig
+from ti_jax.config import BoundsConfig, DataConfig, InversionConfig
 
 def get_config():
     return InversionConfig(
-        steps=4, batch_size=1, evaluate_every=2, checkpoint_every=2, fixed_set_size=2, data=DataConfig(resolution=32)
+        steps=4, batch_size=1, evaluate_every=2, checkpoint_every=2, fixed_set_size=2, data=DataConfig(resolution=32),
+        bounds=BoundsConfig(vectors=2),
     )
 """
-NAMES = ("newt", "owl", "wren")
+NAMES = ("newt", "owl", "rook", "wren")
 
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory):
-    """A folder of three folders of pictures, and a file of settings."""
+    """A folder of four folders of pictures, and a file of settings."""
     folder = tmp_path_factory.mktemp("catalogue")
     random = np.random.default_rng(0)
     for name in NAMES:
@@ -56,7 +57,7 @@ def _vectors(file):
 def test_a_folder_of_folders(many, tmp_path):
     status, out, error = many("--output", "all")
     assert status == 0, error
-    assert out.startswith("learned 3 concepts: all/results.jsonl; slots were idle ")
+    assert out.startswith("learned 4 concepts: all/results.jsonl; slots were idle ")
     lines = [json.loads(line) for line in (tmp_path / "all/results.jsonl").read_text().splitlines()]
     assert [(line["name"], line["token"], line["status"]) for line in lines] == [
         (name, f"<{name}>", "finished") for name in NAMES
@@ -66,7 +67,7 @@ def test_a_folder_of_folders(many, tmp_path):
     assert (status, error.count("--resume")) == (1, 1)
     status, out, _ = many("--output", "all", "--resume", "--json")
     assert status == 0
-    assert json.loads(out) == {"finished": [], "idle": 0.0, "results": "all/results.jsonl"}
+    assert json.loads(out) == {"finished": [], "failed": {}, "idle": 0.0, "results": "all/results.jsonl"}
 
 
 def test_a_bad_concept_ends_in_status_1_and_a_summary(many, catalogue, tmp_path):
@@ -74,10 +75,12 @@ def test_a_bad_concept_ends_in_status_1_and_a_summary(many, catalogue, tmp_path)
         {"name": name, "token": f"<{name}>", "init": "cat", "pictures": str(catalogue / name)} for name in NAMES
     ]
     concepts[1]["pictures"] = str(tmp_path / "nowhere")
-    concepts[2]["num_vectors"] = 2
+    concepts[3]["num_vectors"] = 2
     (tmp_path / "three.yaml").write_text(yaml.safe_dump({"concepts": concepts}))
-    status, out, error = many(source="three.yaml")
-    assert (status, out) == (1, "")
+    status, out, error = many("--json", source="three.yaml")
+    assert status == 1
+    summary = json.loads(out)
+    assert (sorted(summary["finished"]), list(summary["failed"])) == (["newt", "rook", "wren"], ["owl"])
     assert error.splitlines()[-1].startswith("ti-jax: 1 concept(s) failed: owl (")
     assert _vectors(tmp_path / "runs/three/wren/learned_embeds.safetensors").shape[0] == 2
 
@@ -89,7 +92,7 @@ def test_hosts_have_their_shares(many, tmp_path):
         assert status == 0, error
         shares.append(json.loads(out)["finished"])
     assert sorted([*shares[0], *shares[1]]) == list(NAMES)
-    assert len((tmp_path / "all/results.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "all/results.jsonl").read_text().splitlines()) == len(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,13 @@ def test_invert_says_how_to_use_the_word(run, invert, finished):
         assert sum(part in line for line in lines) == 1
 
 
+def test_of_the_papers_model_no_other_program_is_named(invert, finished, monkeypatch):
+    monkeypatch.setattr("ti_jax.cli.invert.is_stable_diffusion", lambda pipeline: False)
+    status, out, error = invert("--output", finished, "--resume")
+    assert status == 0, error
+    assert out.splitlines()[-1].startswith("use it: ti-jax generate ")
+
+
 def test_json_is_all_that_is_on_stdout(invert, finished):
     status, out, error = invert("--output", finished, "--resume", "--json")
     assert status == 0

@@ -1,5 +1,6 @@
 """The commands and the code that `ti-jax invert` prints say which model the word was learned with."""
 
+import functools
 import shlex
 from types import SimpleNamespace
 
@@ -10,6 +11,10 @@ import pytest
 from ti_jax import Concept, cli
 from ti_jax.cli.common import Common
 from ti_jax.cli.usage import diffusers_loading, is_stable_diffusion
+from ti_jax.models.bert import LDMBertModel
+from ti_jax.models.clip import CLIPTextModel
+from ti_jax.models.presets import preset
+from ti_jax.weights.loader import abstract_network
 
 FOX = Concept("<fox>", {"text_encoder": np.ones((1, 8), np.float32)})
 XL = Concept("<fox>", {"text_encoder": np.ones((1, 8), np.float32), "text_encoder_2": np.ones((1, 12), np.float32)})
@@ -79,11 +84,9 @@ def test_how_diffusers_loads_the_model(concept, options, calls, tmp_path, monkey
     assert pipe.calls == calls
 
 
-def test_what_only_ti_jax_draws(run, invert, finished, ldm_twin, monkeypatch):
+def test_what_only_ti_jax_draws():
     """Other programs know no words of the paper's model."""
-    assert is_stable_diffusion(Common().load_pipeline())
-    assert not is_stable_diffusion(ldm_twin[1])
-    monkeypatch.setattr("ti_jax.cli.invert.is_stable_diffusion", lambda pipeline: False)
-    status, out, error = invert("--output", finished, "--resume")
-    assert status == 0, error
-    assert out.splitlines()[-1].startswith("use it: ti-jax generate ")
+    encoders = (CLIPTextModel, preset("sd-1.5").text_encoder), (LDMBertModel, preset("ldm").text_encoder)
+    stable, paper = (abstract_network(functools.partial(kind, config)) for kind, config in encoders)
+    assert is_stable_diffusion(SimpleNamespace(networks={"text_encoder": stable}))
+    assert not is_stable_diffusion(SimpleNamespace(networks={"text_encoder": paper}))

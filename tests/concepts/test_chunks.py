@@ -110,6 +110,9 @@ def test_the_rest_of_a_cut_prompt_is_named(tokenizer, caplog):
     tokens, weights = chunks(tokenizer, f"({words(tokenizer, ROOM)}:1.5) b", long_prompts="cut")
     assert tokens.ids.shape == weights.shape == (1, 1, LENGTH)
     assert "cut off" in caplog.text
+    caplog.clear()
+    chunks(tokenizer, "a BREAK b", long_prompts="cut")
+    assert "BREAK begins no chunk in 'a BREAK b'" in caplog.text
     with pytest.raises(UserError, match="<fox> is cut off"):
         chunks(tokenizer, f"{words(tokenizer, ROOM)} <fox>", long_prompts="cut")
 

@@ -111,7 +111,7 @@ def test_a_word_that_no_prompt_could_hold_is_refused(concept, tmp_path, token):
 
 
 def test_an_address_that_cannot_be_read_is_refused():
-    with pytest.raises(UserError, match=r"http://host/fox\.pt cannot be read from where it is"):
+    with pytest.raises(UserError, match=r"http://host/fox\.pt cannot be reached where it is"):
         Concept.load("http://host/fox.pt")
 
 

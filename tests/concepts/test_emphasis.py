@@ -12,6 +12,7 @@ CASES = {
     "": [("", 1)],
     "a (red) fox": [("a ", 1), ("red", UP), (" fox", 1)],
     "a (red:1.5) fox": [("a ", 1), ("red", 1.5), (" fox", 1)],
+    "a (red: 1.5 ) fox": [("a ", 1), ("red", 1.5), (" fox", 1)],
     "a [red] fox": [("a ", 1), ("red", 1 / UP), (" fox", 1)],
     "a ((red)) fox": [("a ", 1), ("red", UP * UP), (" fox", 1)],
     "((red:1.5) fox)": [("red", 1.5 * UP), (" fox", UP)],

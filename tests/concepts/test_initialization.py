@@ -8,7 +8,7 @@ from etils.epath import register
 from transformers import CLIPTokenizer
 
 from ti_jax import Concept
-from ti_jax.concepts.initialization import check_placeholder, initial_vectors
+from ti_jax.concepts.initialization import check_placeholder, initial_vectors, is_path
 from ti_jax.errors import UserError
 from ti_jax.weights.hub import resolve
 
@@ -128,8 +128,10 @@ def test_vectors_of_another_width_are_refused(start, tmp_path):
 
 
 def test_a_missing_file_is_named(start, tmp_path):
-    with pytest.raises(UserError, match=r"there is no .*gone\.safetensors"):
-        start(str(tmp_path / "gone.safetensors"))
+    for name in ("gone.safetensors", "GONE.PT", "runs/gone"):
+        with pytest.raises(UserError, match=f"there is no .*{name}"):
+            start(str(tmp_path / name))
+    assert not is_path("black and/or white")
 
 
 @pytest.mark.parametrize("word", ["<fox>", "sks-fox", "<my-fox>", "*fox*"])

@@ -294,6 +294,8 @@ def test_a_missing_folder_is_named(tmp_path):
         _load(tmp_path / "gone")
     with pytest.raises(UserError, match=r"there is no folder or picture .*gone"):
         _load([str(tmp_path / "gone.png")])
+    with pytest.raises(UserError, match=r"https://a/b\.png cannot be reached where it is: copy or download"):
+        _load("https://a/b.png")
 
 
 def test_a_folder_without_pictures_is_named(tmp_path):

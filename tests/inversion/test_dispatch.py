@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,8 +14,9 @@ from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, with_
 from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.prepare import prepare
+from ti_jax.inversion.step import chunk_program
 
-CONFIG = InversionConfig(steps=9, batch_size=2, evaluate_every=3, fixed_set_size=2, profile=True, preview_prompts=())
+CONFIG = InversionConfig(steps=12, batch_size=2, evaluate_every=4, fixed_set_size=4, profile=True, preview_prompts=())
 TO_THE_HOST = {"pure_callback", "io_callback", "debug_callback", "debug_print", "infeed", "outfeed"}
 
 
@@ -43,6 +45,17 @@ def test_a_chunk_says_nothing_to_the_host(engine):
     assert {"while", "scan", "dot_general"} <= names  # it was walked to the bottom
     assert not names & TO_THE_HOST
     assert not any("callback" in name for name in names)
+
+
+def test_what_is_computed_again(engine):
+    """`remat` comes down to the networks; the step of `engine` keeps everything."""
+    inputs, state = engine._arrays
+
+    def names(config):
+        chunk = chunk_program(config, engine.mesh)
+        return set(_primitives(chunk.trace(*engine._frozen, state, inputs, np.int32(1)).jaxpr.jaxpr))
+
+    assert names(replace(engine.config, remat="blocks")) - names(engine.config) == {"remat2"}
 
 
 def test_a_chunk_writes_the_slots_state_where_it_was(engine):

@@ -1,22 +1,25 @@
 """The loss, its gradient, and twenty whole steps against PyTorch diffusers with the concept as added tokens."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from diffusers.optimization import get_scheduler
 
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionConfig, InversionDefaults, OptimizerConfig, with_model_defaults
 from ti_jax.data.captions import prompts_for
 from ti_jax.inversion.bounds import Bounds
-from ti_jax.inversion.draws import draw_examples
+from ti_jax.inversion.draws import draw_examples, fixed_examples
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.prepare import prepare
 
 PLACEHOLDER = "<fox>"
 PROMPTS = ["a photo of <fox>", "<fox>, small, beside a <fox> on a blue background"]
-STEPS = 20
+STEPS, EVERY = 20, 5
 GAMMA = 5.0
 
 
@@ -124,38 +127,79 @@ def test_loss_and_gradient(twin, count):
 
 
 @pytest.mark.parametrize(
-    ("twin", "settings"),
+    ("twin", "settings", "scale", "climb"),
     [
-        # AdamW's own epsilon hides a gradient's scale, and with it whether it is clipped; this one does not.
-        ("sd1_twin", {"optimizer": OptimizerConfig(epsilon=1e-2, max_grad_norm=0.025)}),
-        ("sd2_twin", {"min_snr_gamma": GAMMA}),
+        # AdamW's own epsilon hides a gradient's scale, and with it whether it is clipped; this one does not. Two passes
+        # draw as one batch does, and a loss that is scaled, as in float16, leaves no trace.
+        (
+            "sd1_twin",
+            {
+                "batch_size": 1,
+                "gradient_accumulation": 2,
+                "optimizer": OptimizerConfig(epsilon=1e-2, max_grad_norm=0.025),
+            },
+            2.0**10,
+            False,
+        ),
+        # Uphill, so that the best vectors are not the last.
+        (
+            "sd2_twin",
+            {
+                "batch_size": 2,
+                "min_snr_gamma": GAMMA,
+                "optimizer": OptimizerConfig(schedule="cosine", warmup_steps=3),
+            },
+            1.0,
+            True,
+        ),
     ],
     indirect=["twin"],
 )
-def test_twenty_steps(twin, settings):
+def test_twenty_steps(twin, settings, scale, climb, monkeypatch):
     pipe, pipeline = twin
     rng = np.random.default_rng(3)
     pictures = [rng.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(3)]
     config = with_model_defaults(
-        InversionConfig(steps=STEPS, batch_size=2, num_vectors=2, evaluate_every=STEPS, **settings), InversionDefaults()
+        InversionConfig(steps=STEPS, num_vectors=2, evaluate_every=EVERY, **settings), InversionDefaults()
     )
+    monkeypatch.setattr("ti_jax.inversion.step.loss_scale", lambda unet, latents: scale)
     prepared = prepare(pipeline, ConceptSpec("fox", PLACEHOLDER, "random", pictures), config)
+    if climb:
+        prepared = replace(prepared, inputs=prepared.inputs._replace(learning_rate=-prepared.inputs.learning_rate))
     engine = Engine(pipeline, config, 1, Bounds.of(prepared))
     engine.put(0, prepared)
-    log = engine.advance(STEPS).log
+    logs = [engine.advance(EVERY).log for _ in range(STEPS // EVERY)]
 
     reference = TorchConcept(pipe, prepared.vectors["text_encoder"])
     epsilon, max_norm = config.optimizer.epsilon, config.optimizer.max_grad_norm
-    optimizer = torch.optim.AdamW([reference.table], lr=5e-3, weight_decay=0.0, eps=epsilon)
+    adamw = {"lr": config.optimizer.learning_rate, "weight_decay": 0.0, "eps": epsilon, "maximize": climb}
+    optimizer = torch.optim.AdamW([reference.table], **adamw)
+    options = {"num_warmup_steps": config.optimizer.warmup_steps, "num_training_steps": STEPS}
+    schedule = get_scheduler(config.optimizer.schedule, optimizer, **options)
     texts = prompts_for(prepared.pictures, PLACEHOLDER, "object", None).texts
     table = np.asarray(prepared.inputs.prompts["text_encoder"].ids)
+    timesteps = pipeline.schedule.num_timesteps
     draw = jax.jit(draw_examples, static_argnums=3)
-    losses, norms = [], []
-    for step in range(STEPS):
-        examples = draw(prepared.inputs, jnp.int32(step), jnp.arange(2), pipeline.schedule.num_timesteps)
+
+    def losses_of(examples):
         ids = np.asarray(examples.prompts["text_encoder"].ids)
         prompts = [texts[np.flatnonzero((table == row).all(axis=1))[0]] for row in ids]
-        loss = reference.losses(prompts, examples.latents, examples.noise, examples.timesteps)
+        return reference.losses(prompts, examples.latents, examples.noise, examples.timesteps)
+
+    def learned():
+        return reference.table[reference.ids].detach().numpy().copy()
+
+    size = config.fixed_set_size
+    fixed = jax.jit(fixed_examples, static_argnums=(2, 3))(prepared.inputs, jnp.arange(size), size, timesteps)
+    losses, norms, rates, fixed_losses, vectors = [], [], [], [], []
+    for step in range(STEPS + 1):
+        if step % EVERY == 0:
+            fixed_losses.append(losses_of(fixed).mean().item())
+            vectors.append(learned())
+        if step == STEPS:
+            break
+        examples = draw(prepared.inputs, jnp.int32(step), jnp.arange(2), timesteps)
+        loss = losses_of(examples)
         weights = reference.min_snr_weights(examples.timesteps) if config.min_snr_gamma else 1.0
         gradient = reference.gradient((weights * loss).mean())
         norms.append(gradient.norm().item())
@@ -164,11 +208,18 @@ def test_twenty_steps(twin, settings):
         if max_norm is not None:
             # Of the concept's own rows, since all others are zero.
             torch.nn.utils.clip_grad_norm_([reference.table], max_norm)
+        rates.append(schedule.get_last_lr()[0])
         optimizer.step()
+        schedule.step()
         losses.append(loss.mean().item())  # without weights, as it is logged
     assert max_norm is None or min(norms) < max_norm < max(norms)  # it clips some steps and leaves others
-    _close(log.loss[:-1, 0], losses, 1e-4)
-    moved = engine.vectors()["text_encoder"][0] - prepared.vectors["text_encoder"]
-    expected = reference.table[reference.ids].detach().numpy() - prepared.vectors["text_encoder"]
-    assert np.abs(expected).max() > 0.01
-    _close(moved, expected, 1e-4)
+    _close(np.concatenate([log.loss[:-1, 0] for log in logs]), losses, 1e-4)
+    np.testing.assert_allclose(np.concatenate([abs(log.learning_rate[:-1, 0]) for log in logs]), rates, rtol=1e-5)
+    _close([logs[0].fixed_loss[0, 0], *(log.fixed_loss[-1, 0] for log in logs)], fixed_losses, 1e-4)
+    state, initial = engine.read(0, 2), prepared.vectors["text_encoder"]
+    assert np.abs(vectors[-1] - initial).max() > 0.01
+    _close(state.vectors["text_encoder"] - initial, vectors[-1] - initial, 1e-4)
+    best = int(np.argmin(fixed_losses))
+    assert best == (0 if climb else len(vectors) - 1)
+    assert state.best_step == best * EVERY
+    _close(state.best_vectors["text_encoder"] - initial, vectors[best] - initial, 1e-4)

@@ -216,6 +216,12 @@ def test_only_what_is_needed_is_fetched_and_then_kept(hub, fetch):
     assert "not whole, in the cache" in partly
 
 
+def test_configs_alone(hub, fetch):
+    done = fetch("owner/full", endpoint=endpoint(hub), weights=False)
+    assert done.returncode == 0, done.stderr
+    assert set(hub.fetched) == SMALL
+
+
 def test_variants_shards_and_pickled_files(hub, fetch):
     done = fetch("owner/mixed", endpoint=endpoint(hub), variant="fp16")
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from torch_pair import same_weights
 from twins import shake
 
 import ti_jax
+from ti_jax.diffusion.config import sampler_options
 from ti_jax.errors import UserError
 from ti_jax.models.presets import preset
 from ti_jax.pipeline import NETWORKS
@@ -142,6 +143,9 @@ def test_told_by_the_file(kind, prediction, tmp_path):
     assert pipeline.networks["unet"].config.sample_size == sample_size
     assert pipeline.schedule.prediction_type == (prediction or "epsilon")
     assert pipeline.max_length == 77
+    # Of the published configs, SDXL's alone says it; others leave it to the sampler.
+    spacing = "leading" if kind == "sdxl" else diffusers.EulerDiscreteScheduler().config.timestep_spacing
+    assert sampler_options(dict(pipeline.schedule.options), "euler")["timestep_spacing"] == spacing
     paddings = [words.pad_token_id for words in pipeline.tokenizers.values()]
     assert paddings == {"sd1": [49407], "sd2": [0], "sdxl": [49407, 0]}[kind.split()[0]]
 

@@ -58,7 +58,7 @@ def _describe(concept: Concept, pipeline: Pipeline, count: int) -> dict[str, Any
             "vectors": vectors.shape[0],
             "width": vectors.shape[1],
             "norms": np.linalg.norm(vectors, axis=1).tolist(),
-            "vocabulary_norm": None if table is None else float(np.median(np.linalg.norm(table, axis=1))),
+            "vocabulary_norm": pipeline.vocabulary_norms[name] if known else None,
             "nearest": None if table is None else nearest_words(vectors, table, pipeline.tokenizers[name], count),
         }
     return {"token": concept.placeholder, "encoders": encoders, "metadata": concept.metadata}

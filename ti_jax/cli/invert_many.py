@@ -68,6 +68,7 @@ class InvertMany:
     def run(self) -> None:
         """Learns, writes a run folder for each concept, and says how each ended."""
         import ti_jax
+        from ti_jax.inversion.invert_many import FailedConcepts
         from ti_jax.inversion.queue_folder import QueueFolder
         from ti_jax.terminal import show_queue
 
@@ -96,9 +97,15 @@ class InvertMany:
                 on_progress=note,
                 should_stop=stop,
             )
-            finished = [result.concept.metadata["name"] for result in results]
+            finished, failed = [], None
+            try:
+                for result in results:
+                    finished.append(result.concept.metadata["name"])
+            except FailedConcepts as error:
+                failed = error
         summary = {
             "finished": finished,
+            "failed": failed.reasons if failed else {},
             "idle": last[0].idle if last else 0.0,
             "results": f"{output}/results.jsonl",
         }
@@ -106,6 +113,8 @@ class InvertMany:
             print(json.dumps(summary))
         else:
             print(f"learned {len(finished)} concepts: {summary['results']}; slots were idle {summary['idle']:.1%}")
+        if failed:
+            raise failed
 
     def _name(self) -> str:
         return self.data_set.tfds or Path(os.path.abspath(self.source or "")).stem

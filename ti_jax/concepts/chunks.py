@@ -5,6 +5,7 @@ Source: AUTOMATIC1111/stable-diffusion-webui, modules/sd_hijack_clip.py, `tokeni
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,8 @@ from ti_jax.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 _BACKTRACK = 20  # tokens after the last comma that rather go to the next chunk; A1111's `comma_padding_backtrack`
 
@@ -77,6 +80,8 @@ def tokenize_chunks(
             chunked.append(_fill(pieces, vocabulary, room))
         else:
             weighted = [(unit, piece.weight) for piece in pieces for unit in vocabulary.units(piece.text)]
+            if any(piece.breaks for piece in pieces):
+                logger.warning("BREAK begins no chunk in %r: long prompts are cut (--long-prompts chunk)", prompt)
             kept = vocabulary.cut(prompt, [unit for unit, _ in weighted], max_length, "warn")
             chunked.append([weighted[: len(kept)]])
     count = max(map(len, chunked))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ti_jax.concepts.prompts import whole_word
 
 _ROUND, _SQUARE = 1.1, 1 / 1.1
-_TOKENS = r"\\[()\[\]\\]|\\|\(|\[|:(?P<weight>[+-]?[.\d]+)\)|\)|\]|:"
+_TOKENS = r"\\[()\[\]\\]|\\|\(|\[|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|\)|\]|:"
 _LETTER = r"[^\\()\[\]:]"
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 

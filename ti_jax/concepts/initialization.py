@@ -13,7 +13,7 @@ from jaxtyping import Float32, Key
 
 from ti_jax.concepts.concept import Concept
 from ti_jax.concepts.formats.content import show
-from ti_jax.concepts.formats.read import SUFFIXES
+from ti_jax.concepts.formats.read import READABLE
 from ti_jax.concepts.prompts import is_word
 from ti_jax.errors import UserError
 
@@ -96,10 +96,18 @@ def check_placeholder(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def is_path(initializer: str) -> bool:
-    """Whether it names vectors. A word stays a word, even where the current folder has a folder of that name."""
-    if initializer.endswith(tuple(SUFFIXES)) or "://" in initializer:
+    """Whether it names vectors. A word stays a word, even where the current folder has a folder of that name.
+
+    Raises:
+        UserError: if it looks like a folder that there is not.
+    """
+    if initializer.lower().endswith(tuple(READABLE)) or "://" in initializer:
         return True
-    return "/" in initializer and epath.Path(initializer).is_dir()
+    if "/" not in initializer or epath.Path(initializer).is_dir():
+        return "/" in initializer
+    if " " not in initializer:
+        raise UserError(f"there is no folder {initializer} to begin with; write a phrase without /")
+    return False
 
 
 def _from_file(path: str, num_vectors: int | None, width: int, encoder: str) -> np.ndarray:

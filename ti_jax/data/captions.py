@@ -9,6 +9,7 @@ from typing import Literal
 from etils import epath
 
 from ti_jax.concepts.prompts import fold, placeholder_pattern
+from ti_jax.config import DataConfig
 from ti_jax.data.pictures import Picture
 from ti_jax.errors import UserError
 
@@ -107,6 +108,12 @@ def prompts_for(
         templates = (model_templates if kind == "model" else None) or OBJECT_TEMPLATES
     texts = [template.replace("{}", placeholder) for template in templates]
     return Prompts(texts, [0] * len(pictures), [len(texts)] * len(pictures))
+
+
+def count_prompts(data: DataConfig, placeholder: str, model_templates: Sequence[str] | None) -> int:
+    """How many templates explain each picture, or 0 if each has a caption of its own; errors are those of
+    `prompts_for`."""
+    return len(prompts_for([], placeholder, data.prompts, data.templates, model_templates).texts)
 
 
 def read_templates(file: epath.PathLike, placeholder: str) -> tuple[str, ...]:

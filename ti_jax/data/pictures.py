@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from ti_jax.errors import UserError
+from ti_jax.files import locate
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def _paths(source: Any) -> list[epath.Path]:
             known = ", ".join(sorted(f"bundled:{p.name}" for p in _BUNDLED.iterdir() if p.is_dir()))
             raise UserError(f"there is no {text}: the package has {known}")
         return _paths(folder)
-    path = epath.Path(text)
+    path = locate(text)
     if path.is_file():
         return [path]
     if not path.is_dir():

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from ti_jax.config import ConceptSpec, PromptKind, concept_name
+from ti_jax.concepts.formats.read import READABLE
+from ti_jax.config import ConceptSpec, concept_name
 from ti_jax.data.captions import read_text
 from ti_jax.data.pictures import to_rgb
 from ti_jax.errors import UserError
+from ti_jax.files import locate
 
 _KEYS = {"name": "name", "token": "placeholder", "init": "initializer", "pictures": "pictures"}
 _OVERRIDES = ("steps", "learning_rate", "num_vectors", "templates", "prompts")
@@ -37,7 +39,7 @@ def concepts_from_folder(
     Raises:
         UserError: if there is no such folder, or none in it.
     """
-    path = epath.Path(folder)
+    path = locate(folder)
     if not path.is_dir():
         raise UserError(f"there is no folder {path}")
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -65,7 +67,7 @@ def concepts_from_yaml(file: epath.PathLike) -> list[ConceptSpec]:
     """
     import yaml
 
-    path = epath.Path(file)
+    path = locate(file)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -179,16 +181,15 @@ def _concept(entry: Any, number: int, file: epath.Path) -> ConceptSpec:
     values: dict[str, Any] = {_KEYS.get(str(key), str(key)): value for key, value in entry.items()}
     values.setdefault("name", concept_name(str(entry["token"])))
     values["pictures"] = _relative(values["pictures"], file)
-    for key in ("initializer", "templates"):  # either may be a file, and the former a run folder
-        if isinstance(values.get(key), str) and _is_path(file.parent, values[key]):
-            values[key] = str(file.parent / values[key])
+    if isinstance(values.get("initializer"), str) and _names_vectors(file.parent, values["initializer"]):
+        values["initializer"] = str(file.parent / values["initializer"])
+    if isinstance(values.get("templates"), str) and (file.parent / values["templates"]).is_file():
+        values["templates"] = str(file.parent / values["templates"])
     if isinstance(values.get("learning_rate"), str):  # YAML takes 1e-2 for a word
         values["learning_rate"] = _number(values["learning_rate"])
     for key, kind in _TYPES.items():
         if values.get(key) is not None and not isinstance(values[key], kind):
             raise UserError(f"{where}: {key} cannot be {values[key]!r}")
-    if values.get("prompts") not in (None, *get_args(PromptKind)):
-        raise UserError(f"{where}: prompts must be one of {', '.join(get_args(PromptKind))}")
     try:
         return ConceptSpec(**values)
     except UserError as error:
@@ -223,9 +224,10 @@ def _relative(pictures: Any, file: epath.Path) -> Any:
     return text if text.startswith("bundled:") or "://" in text else str(file.parent / text)
 
 
-def _is_path(folder: epath.Path, text: str) -> bool:
-    """Whether a text names a file, or a folder in another: a word alone stays one beside a folder of that name."""
-    return (folder / text).is_file() or ("/" in text and (folder / text).is_dir())
+def _names_vectors(folder: epath.Path, text: str) -> bool:
+    """Whether a text names an embedding file, or a run folder in another: a word stays one beside what is called so."""
+    path = folder / text
+    return (path.suffix.lower() in READABLE and path.is_file()) or ("/" in text and path.is_dir())
 
 
 def _token(pattern: str, name: str) -> str:

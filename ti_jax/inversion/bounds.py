@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ti_jax.config import ConceptSpec, InversionConfig, for_concept
-from ti_jax.data.captions import prompts_for
+from ti_jax.data.captions import count_prompts
 from ti_jax.data.pictures import count_pictures
 from ti_jax.errors import UserError
 from ti_jax.inversion.draws import concept_key
@@ -73,10 +73,8 @@ def _measure(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig, nam
         return count_pictures(spec.pictures)
 
     def prompts() -> int:
-        data, templates = config.data, pipeline.inversion_defaults.templates
-        if data.prompts == "captions" and data.templates is None:
-            return pictures()
-        return len(prompts_for([], spec.placeholder, data.prompts, data.templates, templates).texts)
+        templates = pipeline.inversion_defaults.templates
+        return count_prompts(config.data, spec.placeholder, templates) or pictures()
 
     def vectors() -> int:
         rows = initial_vectors_of(pipeline, spec, config, concept_key(config.seed, spec.name))
@@ -85,5 +83,5 @@ def _measure(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig, nam
     measures = {"pictures": pictures, "prompts": prompts, "vectors": vectors}
     try:
         return {name: measures[name]() for name in names}
-    except UserError:
+    except Exception:  # of whatever kind: it is told when its turn comes, and must not stop the others
         return dict.fromkeys(names, 1)

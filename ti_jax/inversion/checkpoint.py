@@ -78,10 +78,6 @@ class Checkpoints:
             items = ocp.args.Composite(state=_Arrays(_by_path(state)), metadata=ocp.args.JsonSave(metadata))
             self._manager.save(step, args=items)
 
-    def wait(self) -> None:
-        """Returns when nothing is being written any more."""
-        self._manager.wait_until_finished()
-
     def load(self, config: InversionConfig) -> dict[str, Saved]:
         """What is in the newest checkpoint.
 

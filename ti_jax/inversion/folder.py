@@ -10,7 +10,7 @@ from etils import epath
 
 from ti_jax.config import differences
 from ti_jax.errors import UserError
-from ti_jax.files import write_text
+from ti_jax.files import locate, write_text
 
 
 class Folder:
@@ -20,16 +20,11 @@ class Folder:
         path: of the folder, local or remote.
 
     Raises:
-        UserError: if a package for that kind of storage is missing.
+        UserError: if that kind of storage is not known, or the package for it is missing.
     """
 
     def __init__(self, path: epath.PathLike) -> None:
-        self.path = epath.Path(path)
-        try:
-            self.path.exists()
-        except ImportError as error:  # which names the driver
-            extra = ": pip install 'ti-jax[gcs]'" if str(path).startswith("gs://") else ""
-            raise UserError(f"{path} cannot be reached ({error}){extra}") from error
+        self.path = locate(path)
 
     @property
     def checkpoints(self) -> epath.Path:

@@ -65,6 +65,8 @@ def invert(
     check_learnable(pipeline)
     config = with_model_defaults(config or InversionConfig(), pipeline.inversion_defaults)
     spec = ConceptSpec(name or concept_name(placeholder), placeholder, initializer, pictures)
+    if output is None and (resume or overwrite):
+        raise UserError("resume and overwrite are about a run folder: give output")
     folder = None if output is None else RunFolder(output)
     if folder is not None:
         folder.check(resume=resume, overwrite=overwrite)  # before the work of preparing

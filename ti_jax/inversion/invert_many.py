@@ -97,6 +97,8 @@ def invert_many(
     slots = used_slots(slots, len(queue), mesh)
     engine = Engine(pipeline, config, slots, find_bounds(pipeline, specs, config), mesh)
     folder = None
+    if output is None and (resume or overwrite):
+        raise UserError("resume and overwrite are about a folder: give output")
     if output is not None:
         folder = QueueFolder(output, host, [spec.name for spec in specs])
         folder.open(resume=resume, overwrite=overwrite)

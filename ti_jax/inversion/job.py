@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,8 +140,9 @@ class Job:
         concept = self._concept(vectors, step)
         self.folder.save_step(concept, step)
         if prompts := self.config.preview_prompts:
-            images = draw(self.pipeline, concept, prompts, steps=self.config.preview_steps)
-            tile(images, len(prompts), self.folder.path / "previews" / f"steps-{step}.png")
+            with self._going_on():
+                images = draw(self.pipeline, concept, prompts, steps=self.config.preview_steps)
+                tile(images, len(prompts), self.folder.path / "previews" / f"steps-{step}.png")
 
     def finish(self, state: SlotState) -> Result:
         """The result, written to the folder if there is one; a finished run is left as it is.
@@ -156,7 +158,7 @@ class Job:
             pictures=[picture.pixels for picture in self.prepared.pictures],
             seconds=time.perf_counter() - self.began,
             warnings=list(self.warnings.values()),
-            settled=bool(state.settled),
+            settled=bool(state.settled) and int(state.step) < self.total_steps,
         )
         if self.folder is not None:
             before = self.folder.read_result()
@@ -170,9 +172,20 @@ class Job:
         if self.contact_sheet:
             loss_curve(self.history, folder.path / "loss.png")
             if prompts := self.config.preview_prompts:
-                sheet = folder.path / "contact_sheet.png"
-                contact_sheet(self.pipeline, result, prompts, sheet, steps=self.config.preview_steps)
+                with self._going_on():
+                    sheet = folder.path / "contact_sheet.png"
+                    contact_sheet(self.pipeline, result, prompts, sheet, steps=self.config.preview_steps)
         folder.write_result(summary(result))
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Where pictures are drawn for which a device may have no memory; a full disk is another matter."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            logger.warning("%s: its pictures could not be drawn (%s: %s)", self.name, type(error).__name__, error)
 
     def _concept(self, vectors: Mapping[str, Array | np.ndarray], step: int) -> Concept:
         spec, config = self.prepared.spec, self.config

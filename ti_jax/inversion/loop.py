@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from ti_jax.inversion.slots import Occupant
 
 if TYPE_CHECKING:
     from ti_jax.inversion.checkpoint import Checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 class Loop:
@@ -61,6 +64,8 @@ class Loop:
             yield from self._fill()
             jobs = self._occupied()
             if not jobs:
+                if self._profile is not None and self._chunks == 1:
+                    logger.warning("no chunk was recorded, since the first compiles: ask for --evaluate-every less")
                 return
             if not all(job.done for job in jobs.values()):
                 self._advance(jobs)
@@ -132,8 +137,8 @@ class Loop:
                 self._failed += 1
                 yield Failure(
                     job.prepared.spec,
-                    f"the loss or its gradient is not finite at step {job.failed_step}: try a lower --learning-rate, "
-                    "--optimizer.max-grad-norm 1, or float32",
+                    f"the loss or its gradient is not finite at step {job.failed_step}: begin anew with a lower "
+                    "--learning-rate (in a YAML file, its own), --optimizer.max-grad-norm 1, or float32",
                 )
 
     def _finish(self, slot: int) -> Result:

@@ -99,7 +99,7 @@ PRESETS: Mapping[str, Preset] = {
         _CLIP_L,
         _SDXL_UNET,
         dataclasses.replace(_VAE, scaling_factor=0.13025),
-        {"_class_name": "EulerDiscreteScheduler", **_NOISE},
+        {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **_NOISE},
         _OPEN_CLIP_BIG_G,
     ),
     "ldm": Preset(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ti_jax.concepts.prompts import TokenizedPrompts
 from ti_jax.config import InversionConfig
-from ti_jax.data.captions import prompts_for
+from ti_jax.data.captions import count_prompts
 from ti_jax.errors import UserError
 from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.draws import concept_key
@@ -37,7 +37,7 @@ def open_architecture(model: str, **options: Any) -> ModelFiles:
         UserError: if there is no such model.
     """
     if model not in PRESETS:
-        return open_model(model, **options)
+        return open_model(model, weights=False, **options)
     preset = PRESETS[model]
     parts = {name: getattr(preset, name) for name in ("text_encoder", "text_encoder_2", "unet", "vae")}
 
@@ -63,13 +63,9 @@ def likely_bounds(pipeline: Pipeline, config: InversionConfig) -> Bounds:
     Returns:
         the sizes of a usual concept.
     """
-    data, stated = config.data, config.bounds
+    stated = config.bounds
     pictures = stated.pictures or _USUAL_PICTURES
-    if data.prompts == "captions" and data.templates is None:
-        prompts = pictures
-    else:
-        templates = pipeline.inversion_defaults.templates
-        prompts = len(prompts_for([], "<word>", data.prompts, data.templates, templates).texts)
+    prompts = count_prompts(config.data, "<word>", pipeline.inversion_defaults.templates) or pictures
     return Bounds(pictures, stated.prompts or prompts, stated.vectors or config.num_vectors or 1)
 
 

@@ -20,6 +20,8 @@ from ti_jax.weights.rules import Rules
 from ti_jax.weights.tensors import open_weights
 from ti_jax.weights.tokenizer import load_tokenizer
 
+_STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
+
 
 def open_folder(folder: Path, *, source: str, variant: str | None = None) -> ModelFiles:
     """The files of a pipeline.
@@ -38,7 +40,7 @@ def open_folder(folder: Path, *, source: str, variant: str | None = None) -> Mod
     index = read_index(folder, source=source)
     parts = index.parts
 
-    configs = {name: _config(folder, part) for name, part in parts.items() if part.is_network}
+    configs = {name: _config(folder, part, index.pipeline) for name, part in parts.items() if part.is_network}
 
     def weights(network: str) -> tuple[Mapping[str, LazyTensor], Rules]:
         file = find_weights(folder / parts[network].folder, variant=variant)
@@ -55,16 +57,26 @@ def open_folder(folder: Path, *, source: str, variant: str | None = None) -> Mod
     )
 
 
-def _config(folder: Path, part: Part) -> NetworkConfig:
+def _config(folder: Path, part: Part, pipeline: str) -> NetworkConfig:
     values = read_json(folder / part.folder / "config.json")
     if part.kind == "UNet2DConditionModel":
-        return UNetConfig.from_dict(values)
+        return UNetConfig.from_dict(_of_true_size(values, pipeline))
     if part.kind == "AutoencoderKL":
         return AutoencoderKLConfig.from_dict(values)
     if part.kind == "LDMBertModel":
         return LDMBertConfig.from_dict(values)
     # Its class decides on the projection, whatever the encoder was called when it was part of something else.
     return CLIPTextConfig.from_dict({**values, "architectures": [part.kind]})
+
+
+def _of_true_size(unet: dict[str, Any], pipeline: str) -> dict[str, Any]:
+    """A UNet's config as diffusers' pipelines correct it: before its 0.9, Stable Diffusion's was converted with the
+    size of the paper's model, 32."""
+    size, version = unet.get("sample_size"), str(unet.get("_diffusers_version", ""))
+    is_old = version.startswith(tuple(f"0.{minor}." for minor in range(9)))
+    if pipeline in _STABLE_DIFFUSION and is_old and isinstance(size, int) and size < 64:
+        return {**unet, "sample_size": 64}
+    return unet
 
 
 def _latent_scheduler(config: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
@@ -75,7 +87,7 @@ def _latent_scheduler(config: Mapping[str, Any], pipeline: str) -> dict[str, Any
     """
     corrected = {**config, "clip_sample": False}
     offset = "steps_offset" in config or config.get("_class_name") == "DDIMScheduler"
-    if pipeline in ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline") and offset:
+    if pipeline in _STABLE_DIFFUSION and offset:
         corrected["steps_offset"] = 1
     return corrected
 

@@ -22,7 +22,7 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.j
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def resolve(source: str, *, variant: str | None = None, revision: str | None = None) -> Path:
+def resolve(source: str, *, variant: str | None = None, revision: str | None = None, weights: bool = True) -> Path:
     """A folder in diffusers format, or a single file.
 
     Args:
@@ -30,6 +30,7 @@ def resolve(source: str, *, variant: str | None = None, revision: str | None = N
             needed is fetched, into huggingface_hub's cache.
         variant: of the weights, such as `fp16`.
         revision: branch, tag or commit on the hub.
+        weights: whether they are needed; without, only configs and tokenizers are fetched.
 
     Returns:
         the folder or file.
@@ -48,7 +49,7 @@ def resolve(source: str, *, variant: str | None = None, revision: str | None = N
             f"there is no folder {source}: give one in diffusers format, an id on the hub (owner/name), a checkpoint "
             "file, or tiny"
         )
-    return _fetch(source, variant, revision)
+    return _fetch(source, variant, revision, weights)
 
 
 def resolve_tokenizer(source: str) -> Path:
@@ -106,11 +107,11 @@ def _local(source: str) -> Path:
         return Path(source)
 
 
-def _fetch(source: str, variant: str | None, revision: str | None) -> Path:
+def _fetch(source: str, variant: str | None, revision: str | None, weights: bool) -> Path:
     folder = _snapshot(source, revision, list(_SMALL_FILES))
     index = read_index(folder, source=source)  # before gigabytes are fetched that nobody can use
     commit = folder.name  # so that all the files are of one, though the branch may move
-    for network in (part.folder for part in index.parts.values() if part.is_network):
+    for network in (part.folder for part in index.parts.values() if part.is_network and weights):
         for kind in file_kinds(network, variant):
             _snapshot(source, commit, file_patterns(network, *kind))
             if has_weights(folder / network, variant=variant):

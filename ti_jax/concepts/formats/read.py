@@ -15,10 +15,11 @@ from ti_jax.concepts.formats.content import Content, show, vectors
 from ti_jax.concepts.formats.layouts import Found, find
 from ti_jax.concepts.prompts import fold, is_word
 from ti_jax.errors import UserError
+from ti_jax.files import locate
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {
+READABLE = {
     ".safetensors": safetensors,
     ".pti": safetensors,
     ".pt": pickled,
@@ -77,7 +78,8 @@ def read_all(path: epath.PathLike) -> list[Concept]:
         return concepts
     parts = [concept for file in pair for concept in _read(file)]
     alike = {(part.placeholder, part.num_vectors, *part.vectors) for part in parts}
-    if len(parts) != 2 or len(alike) != 1 or list(parts[0].vectors) != ["text_encoder"]:
+    widths = {len(vectors[0]) for part in parts for vectors in part.vectors.values()}  # SDXL's encoders differ
+    if len(parts) != 2 or len(alike) != 1 or list(parts[0].vectors) != ["text_encoder"] or len(widths) != 2:
         return concepts
     first, second = parts
     logger.info("%s and %s are read as one concept of two encoders", *pair)
@@ -87,10 +89,7 @@ def read_all(path: epath.PathLike) -> list[Concept]:
 
 def _file(path: epath.PathLike) -> epath.Path:
     """What is to be opened: the file itself, or the one in a run folder."""
-    try:
-        file = epath.Path(path)
-    except KeyError as error:  # which is the beginning of an address that epath does not know
-        raise UserError(f"{path} cannot be read from where it is: copy or download it first") from error
+    file = locate(path)
     if not file.is_dir():
         return file
     if not (file / _OF_A_RUN).exists():
@@ -127,9 +126,9 @@ def _open(file: epath.Path) -> Content:
     for container in (png, safetensors, pickled):  # a header of 128 bytes begins like a pickle
         if container.looks_like(start):
             return container.read(file)
-    if file.suffix.lower() not in SUFFIXES:
-        raise UserError(f"is no embedding file: those end in {', '.join(SUFFIXES)}")
-    return SUFFIXES[file.suffix.lower()].read(file)
+    if file.suffix.lower() not in READABLE:
+        raise UserError(f"is no embedding file: those end in {', '.join(READABLE)}")
+    return READABLE[file.suffix.lower()].read(file)
 
 
 def _concept(own_word: str | None, found: Found, metadata: Mapping[str, str], stem: str) -> Concept:

@@ -18,7 +18,7 @@ from ti_jax.files import write_bytes
 logger = logging.getLogger(__name__)
 
 FORMATS = ("diffusers", "a1111", "kohya", "comfyui", "sdxl", "invoke", "official")
-SUFFIXES = (".safetensors", ".pt", ".bin")
+WRITABLE = (".safetensors", ".pt", ".bin")
 
 _SDXL = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 _BERT_WIDTH = 1280  # of the official code's first model, LDM text2img-large
@@ -40,7 +40,7 @@ def write(concepts: Concept | Sequence[Concept], path: epath.PathLike, *, to: st
     """
     concepts = [concepts] if isinstance(concepts, Concept) else list(concepts)
     suffix = epath.Path(path).suffix
-    if suffix not in SUFFIXES:
+    if suffix not in WRITABLE:
         raise UserError(f"{path}: concepts are written as .safetensors, or as .pt or .bin")
     to = to or ("a1111" if suffix == ".pt" else "diffusers")
     if to not in FORMATS:
