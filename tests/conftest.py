@@ -21,9 +21,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not any(map(glob, ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*"))):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+# The same examples in every run, however slow the machine.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 # Shapes are checked in the tests only: a user never pays for it.
 install_import_hook("ti_jax", "beartype.beartype")

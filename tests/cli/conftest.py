@@ -25,13 +25,13 @@ def get_config():
 """
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_load():
+_load_once = functools.cache(Common.load_pipeline)
+
+
+@pytest.fixture(autouse=True)
+def one_load(monkeypatch):
     """A model is loaded once for all commands."""
-    load = Common.load_pipeline
-    Common.load_pipeline = functools.cache(load)
-    yield
-    Common.load_pipeline = load
+    monkeypatch.setattr(Common, "load_pipeline", _load_once)
 
 
 @pytest.fixture(scope="session")
@@ -57,5 +57,7 @@ def finished(config, tmp_path_factory):
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "fox"
     arguments = ["bundled:fox", "--token", "<fox>", "--init", "cat", "--config", config, "--output", folder]
-    cli.main(["invert", *map(str, arguments)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Common, "load_pipeline", _load_once)
+        cli.main(["invert", *map(str, arguments)])
     return folder

@@ -241,3 +241,15 @@ def test_one_compilation_serves_all_deterministic_samplers():
     for sampler in ("ddim", "dpm++", "euler"):
         run_all(jnp.ones(SHAPE), plan(schedule, sampler, 5))
     assert len(traces) == 1
+
+
+def test_a_first_step_that_is_told_of_little_noise(caplog):
+    """One step of SDXL-Turbo with the spacing of SDXL."""
+    for spacing, said in (("leading", True), ("trailing", False)):
+        caplog.clear()
+        plan(
+            NoiseSchedule.from_config({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": spacing}),
+            "euler_a",
+            1,
+        )
+        assert ("steps = 1: the first timestep is" in caplog.text) == said

@@ -48,8 +48,10 @@ def test_a_process_that_srun_did_not_start_is_alone():
 
 def test_a_worker_that_is_done_waits_for_slower_ones(monkeypatch):
     """JAX's default ends all workers of a slice five minutes after the first is done."""
-    asked = {}
+    asked, settings = {}, {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: asked.update(options))
     assert join_slice(process_id=0) == ALONE
     assert asked["process_id"] == 0
     assert asked["shutdown_timeout_seconds"] > 24 * 60 * 60
+    assert settings == {"jax_enable_preemption_service": False}  # SIGTERM is the command's own

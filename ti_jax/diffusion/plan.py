@@ -12,6 +12,7 @@ coefficients are computed on the host in float64, so one compiled loop serves al
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from jaxtyping import Array, Float, Float32
 from ti_jax.diffusion.config import SAMPLERS, sampler_options
 from ti_jax.diffusion.schedule import NoiseSchedule, PredictionType
 from ti_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _NEARLY_NO_SIGNAL = 2.0**-24
 """What diffusers puts for zero where it divides by the signal."""
@@ -87,6 +90,12 @@ def plan(schedule: NoiseSchedule, sampler: str, steps: int, *, eta: float = 0.0)
     if options.get("rescale_betas_zero_snr"):
         alphas[-1] = _NEARLY_NO_SIGNAL
     timesteps = _timesteps(len(alphas), sampler, steps, options)
+    if timesteps[0] < len(alphas) / 2:
+        logger.warning(
+            "steps = %d: the first timestep is %d of %d, though all begins with noise alone; take more steps, or a "
+            "scheduler config whose timestep_spacing is trailing",
+            *(steps, timesteps[0], len(alphas)),
+        )
     table = _TABLES[sampler](alphas, timesteps, options, eta)
     signal = np.sqrt(table.alphas)
     if schedule.prediction_type == "epsilon" and not np.all(signal):
