@@ -93,10 +93,15 @@ def in_style(thing: str, style: str, rng: np.random.Generator) -> str:
 
 
 def portrait(scene: Scene, drawings: Drawings) -> tuple[Scene, str]:
-    """The first object of a scene alone, and a caption that names it and its style: how a hand draws a thing."""
+    """The first object of a scene alone, and a caption that names it and mostly its style: how a hand draws a thing.
+
+    A third of the captions do not name the style, as the prompts of an inversion do not.
+    """
     scene = alone(scene)
     rng = np.random.default_rng((*scene.seed, 3))
-    return scene, in_style(with_article(_name(drawings.concepts[scene.objects[0].code], rng)), scene.style, rng)
+    name = _name(drawings.concepts[scene.objects[0].code], rng)
+    words = in_style(with_article(name), scene.style, rng)
+    return scene, str(rng.choice(OBJECT_TEMPLATES)).format(name) if rng.random() < 1 / 3 else words
 
 
 def article(words: str) -> str:

@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--decay", type=float, help="share of the steps over which the rate falls to zero")
     parser.add_argument(
-        "--portraits", type=float, help="share of the UNet's scenes that are one thing in a named style"
+        "--portraits", type=float, help="share of the UNet's scenes that are one thing, mostly in a named style"
     )
     parser.add_argument("--begin-with", type=Path, help="folder with the stage's networks, instead of fresh ones")
     parser.add_argument("--part", choices=get_args(vae.Part), help="of the autoencoder that learns")

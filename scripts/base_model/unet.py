@@ -42,6 +42,7 @@ CONFIG = UNetConfig(
 )
 FEED = Feed(batch_size=48, pool=100, passes=3)
 _EMPTY_CAPTIONS = 0.1
+_STRONG = 0.3
 _UNSEEN = 384
 
 
@@ -78,7 +79,8 @@ def unet_stage(
         feed: of its batches.
         rate: peak learning rate.
         decay: share of the steps over which it falls to zero.
-        portraits: share of the examples that are one large thing whose style is named, which few scenes are by chance.
+        portraits: share of the examples that are one large thing, mostly with its style named, which few scenes are by
+            chance.
         dtype: of the computation.
 
     Returns:
@@ -127,10 +129,12 @@ def unet_stage(
 def denoising_loss(
     networks: Networks, schedule: NoiseSchedule, batch: dict[str, jax.Array], key: jax.Array
 ) -> jax.Array:
-    """The squared error of the predicted velocity, at timesteps that are the likelier the more noise they have.
+    """The squared error of the predicted velocity, at timesteps of two kinds.
 
-    Words say most where a picture is all but noise. Weights of min-SNR (Hang et al. 2023) would make the last timestep
-    count 1/200, and the model would hardly learn what a word looks like.
+    Words say most where a picture is all but noise: `_STRONG` of the examples have timesteps that are the likelier the
+    more noise they have. (Weights of min-SNR, Hang et al. 2023, would make the last timestep count 1/200, and the model
+    would hardly learn what a word looks like.) How a thing is drawn is decided where noise is weaker: the others have
+    the timesteps below 1 - `_STRONG` of all alike.
 
     Args:
         networks: their parameters are differentiated.
@@ -147,7 +151,7 @@ def denoising_loss(
     noise = jax.random.normal(for_noise, mean.shape)
     count = mean.shape[0]
     evenly = (jnp.arange(count, dtype=jnp.float32) + jax.random.uniform(for_times, (count,))) / count
-    times = jnp.sqrt(evenly)  # their density rises in proportion to them
+    times = jnp.where(evenly < _STRONG, jnp.sqrt(evenly / _STRONG), evenly - _STRONG)
     timesteps = jnp.minimum((times * schedule.num_timesteps).astype(jnp.int32), schedule.num_timesteps - 1)
     context = contexts(networks.text_encoder, batch["ids"])
     predicted = networks.unet(add_noise(schedule, latents, noise, timesteps), timesteps, context)

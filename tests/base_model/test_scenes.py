@@ -64,15 +64,17 @@ def test_every_kind_of_scene_is_there(scenes):
     assert len({scene.background.kind for scene in scenes}) == 7
 
 
-def test_a_portrait_names_its_style_and_shows_one_thing(seen, scenes):
-    for scene in scenes[:60]:
+def test_a_portrait_mostly_names_its_style_and_shows_one_thing(seen, scenes):
+    named = []
+    for scene in scenes:
         shown, words = portrait(scene, seen)
         (placed,) = shown.objects
         assert (placed.code, shown.style) == (scene.objects[0].code, scene.style)
         assert shown.background == Background("plain", ("white",))
         concept = seen.concepts[placed.code]
         assert any(name in words for name in (concept.name, *concept.keywords))
-        assert any(style in words for style in STYLES[scene.style])
+        named.append(any(style in words for style in STYLES[scene.style]))
+    assert 0.5 < np.mean(named) < 0.8
 
 
 @pytest.mark.parametrize("colour", COLOURS)
