@@ -218,7 +218,7 @@ def test_pictures_that_cannot_be_drawn_cost_nothing_else(pipeline, whole, tmp_pa
 
 
 def test_previews_that_can_never_be_drawn_are_told_before_learning(pipeline, tmp_path):
-    with pytest.raises(UserError, match="steps = 2000"):
+    with pytest.raises(UserError, match="preview-steps is 2000: this model takes 1000"):
         _invert(pipeline, tmp_path / "fox", config=replace(CONFIG, preview_steps=2000))
     assert not (tmp_path / "fox").exists()
 

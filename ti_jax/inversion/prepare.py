@@ -18,7 +18,7 @@ from ti_jax.config import ConceptSpec, InversionConfig, as_dict
 from ti_jax.data.captions import prompts_for
 from ti_jax.data.latents import encode_pictures
 from ti_jax.data.pictures import Picture, load_pictures
-from ti_jax.diffusion.plan import plan
+from ti_jax.errors import UserError
 from ti_jax.inversion.draws import concept_key
 from ti_jax.inversion.slots import INITIAL_STREAM, SlotInputs
 from ti_jax.pipeline import Pipeline
@@ -79,7 +79,8 @@ def prepare(pipeline: Pipeline, spec: ConceptSpec, config: InversionConfig) -> P
     tokens = pipeline.tokenize(prompts.texts, placeholders, overflow="error")
     if config.preview_prompts:  # drawn when the word is learned: too late to say that they cannot be
         pipeline.tokenize([p.replace("{}", spec.placeholder) for p in config.preview_prompts], placeholders)
-        plan(pipeline.schedule, "ddim", config.preview_steps)
+        if config.preview_steps > (most := pipeline.schedule.num_timesteps):
+            raise UserError(f"preview-steps is {config.preview_steps}: this model takes {most} at most")
     mean, std = encode_pictures(pipeline.networks["vae"], np.stack([picture.pixels for picture in pictures]))
     flips = 2 if config.data.flip else 1
     assert config.steps is not None  # filled in by with_model_defaults
