@@ -79,8 +79,7 @@ def unet_stage(
         feed: of its batches.
         rate: peak learning rate.
         decay: share of the steps over which it falls to zero.
-        portraits: share of the examples that are one large thing, mostly with its style named, which few scenes are by
-            chance.
+        portraits: share of the examples that are one large thing, mostly with its style named.
         dtype: of the computation.
 
     Returns:

@@ -55,7 +55,8 @@ def test_what_is_computed_again(engine):
         chunk = chunk_program(config, engine.mesh)
         return set(_primitives(chunk.trace(*engine._frozen, state, inputs, np.int32(1)).jaxpr.jaxpr))
 
-    assert names(replace(engine.config, remat="blocks")) - names(engine.config) == {"remat2"}
+    (again,) = names(replace(engine.config, remat="blocks")) - names(engine.config)
+    assert again in ("checkpoint", "remat2")  # as versions of JAX call it
 
 
 def test_a_chunk_writes_the_slots_state_where_it_was(engine):

@@ -103,11 +103,11 @@ def is_path(initializer: str) -> bool:
     """
     if initializer.lower().endswith(tuple(READABLE)) or "://" in initializer:
         return True
-    if "/" not in initializer or epath.Path(initializer).is_dir():
-        return "/" in initializer
-    if " " not in initializer:
+    if "/" not in initializer:
+        return False
+    if not epath.Path(initializer).is_dir() and " " not in initializer:
         raise UserError(f"there is no folder {initializer} to begin with; write a phrase without /")
-    return False
+    return epath.Path(initializer).is_dir()
 
 
 def _from_file(path: str, num_vectors: int | None, width: int, encoder: str) -> np.ndarray:

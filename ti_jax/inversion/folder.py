@@ -13,6 +13,14 @@ from ti_jax.errors import UserError
 from ti_jax.files import locate, write_text
 
 
+def check_output(folder: Folder | None, *, resume: bool, overwrite: bool) -> None:
+    """`Folder.check`, or a UserError where something is asked for that only a folder can have."""
+    if folder is not None:
+        folder.check(resume=resume, overwrite=overwrite)
+    elif resume or overwrite:
+        raise UserError("resume and overwrite are about a folder: give output")
+
+
 class Folder:
     """What the folders of one concept and of a queue have in common.
 

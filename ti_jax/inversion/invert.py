@@ -13,6 +13,7 @@ from ti_jax.config import ConceptSpec, InversionConfig, as_dict, concept_name, w
 from ti_jax.errors import UserError
 from ti_jax.inversion.bounds import Bounds
 from ti_jax.inversion.engine import Engine
+from ti_jax.inversion.folder import check_output
 from ti_jax.inversion.job import Job
 from ti_jax.inversion.loop import Loop
 from ti_jax.inversion.objective import check_learnable
@@ -65,11 +66,8 @@ def invert(
     check_learnable(pipeline)
     config = with_model_defaults(config or InversionConfig(), pipeline.inversion_defaults)
     spec = ConceptSpec(name or concept_name(placeholder), placeholder, initializer, pictures)
-    if output is None and (resume or overwrite):
-        raise UserError("resume and overwrite are about a run folder: give output")
     folder = None if output is None else RunFolder(output)
-    if folder is not None:
-        folder.check(resume=resume, overwrite=overwrite)  # before the work of preparing
+    check_output(folder, resume=resume, overwrite=overwrite)  # before the work of preparing
     prepared = prepare(pipeline, spec, config)
     checkpoints = saved = None
     with contextlib.ExitStack() as stack:

@@ -17,6 +17,7 @@ from ti_jax.errors import UserError
 from ti_jax.inversion.bounds import find_bounds
 from ti_jax.inversion.checkpoint import Checkpoints
 from ti_jax.inversion.engine import Engine
+from ti_jax.inversion.folder import check_output
 from ti_jax.inversion.job import Job, summary
 from ti_jax.inversion.loop import Loop
 from ti_jax.inversion.objective import check_learnable
@@ -92,15 +93,13 @@ def invert_many(
     _check_names(specs)
     if slots < 1:
         raise UserError(f"{slots} slots are too few: give 1 or more")
+    folder = None if output is None else QueueFolder(output, host, [spec.name for spec in specs])
+    check_output(folder, resume=resume, overwrite=overwrite)
     own = set(share([spec.name for spec in specs], host))
     queue = [spec for spec in specs if spec.name in own]
     slots = used_slots(slots, len(queue), mesh)
     engine = Engine(pipeline, config, slots, find_bounds(pipeline, specs, config), mesh)
-    folder = None
-    if output is None and (resume or overwrite):
-        raise UserError("resume and overwrite are about a folder: give output")
-    if output is not None:
-        folder = QueueFolder(output, host, [spec.name for spec in specs])
+    if folder is not None:
         folder.open(resume=resume, overwrite=overwrite)
         identity = settings_identity(pipeline, config)
         folder.claim(as_dict(config), identity)
