@@ -109,6 +109,15 @@ def test_a_gpu(plan):
 
 @for_gpu
 @pytest.mark.slow
+@pytest.mark.parametrize(("topology", "dtype"), [("h200", "bfloat16"), ("l4", "bfloat16"), ("t4", "float16")])
+def test_other_gpus(plan, topology, dtype):
+    costs = plan("--topology", topology, "--batch-size", 1, "--quick")
+    check(costs)
+    assert costs["dtype"] == dtype
+
+
+@for_gpu
+@pytest.mark.slow
 def test_how_many_slots_fit(plan):
     few, many = (
         plan("--topology", name, "--slots", 2, "--batch-size", 64)["slots_that_fit"] for name in ("a100", "h100x2")
@@ -120,7 +129,7 @@ def test_how_many_slots_fit(plan):
 
 def test_bad_usage(run):
     assert run("plan")[0] == 2
-    status, _, error = run("plan", "--topology", "h200")
+    status, _, error = run("plan", "--topology", "h1000")
     assert (status, error.count("did you mean h100?")) == (1, 1)
     status, _, error = run("plan", "--topology", "h100", "--slots", 0)
     assert (status, error.count("give 1 or more")) == (1, 1)

@@ -8,7 +8,7 @@ from ti_jax.planning.topologies import CHIPS, TOPOLOGIES, topology
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("v5e-1", 1), ("v5e-8", 8), ("v6e-8", 8), ("v4-8", 4), ("v5p-8", 4), ("h100", 1), ("A100x8", 8)],
+    [("v5e-1", 1), ("v5e-8", 8), ("v6e-8", 8), ("v4-8", 4), ("v5p-8", 4), ("h100", 1), ("A100x8", 8), ("l4x4", 4)],
 )
 def test_devices(name, devices):
     found = topology(name)
@@ -25,4 +25,4 @@ def test_peaks_are_of_one_order():
     """A slip in a unit would be one of a thousand."""
     for found in TOPOLOGIES.values():
         assert 100 <= found.chip.flops / found.chip.bandwidth <= 600
-        assert 15e9 < found.chip.memory < 110e9
+        assert 15e9 < found.chip.memory < 160e9

@@ -22,7 +22,8 @@ class Plan:
     """
 
     topology: str
-    """What one host has: v5e-1, v5e-4, v5e-8, v6e-1, v6e-4, v6e-8, v4-8, v5p-8, h100, a100, or h100x8 and the like."""
+    """What one host has: v5e-1, v5e-4, v5e-8, v6e-1, v6e-4, v6e-8, v4-8, v5p-8, h200, h100, a100, a100-40, l4, t4, or
+    h100x8 and the like."""
     slots: int = 8
     """Concepts learned at a time, as of invert-many."""
     quick: bool = False

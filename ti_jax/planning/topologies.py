@@ -23,7 +23,7 @@ class Chip:
     memory: int
     """Bytes that a program can have."""
     flops: float
-    """Peak of matrix products in bfloat16, operations a second."""
+    """Peak of matrix products in bfloat16, in float16 where that is not to be had, operations a second."""
     bandwidth: float
     """Peak of its memory, bytes a second."""
     target: Mapping[str, int | str]
@@ -56,39 +56,50 @@ _TPUS = {
     "v5p": Chip("tpu", int(95.74 * _GIB), 459e12, 2765e9, {"generation": "v5p", "configuration": "megacore"}),
     "v6e": Chip("tpu", int(31.25 * _GIB), 918e12, 1640e9, {"generation": "v6e", "configuration": "default"}),
 }
-# Peaks: NVIDIA's data sheets of H100 SXM and A100 SXM 80 GB, without sparsity. All else, memory and its bandwidth too:
-# openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb and a100_sxm_80.txtpb.
+# Peaks: NVIDIA's data sheets of H100 SXM, H200 SXM, A100 SXM, L4 and T4, without sparsity. All else, memory and its
+# bandwidth too: openxla/xla, xla/backends/gpu/target_config/specs/ has h100_sxm, h200, a100_sxm_80 and a100_sxm_40; of L4
+# and T4 what CUDA says of the card, which with error correction has less than the 24 and 16 GB of its name.
+_HOPPER = {
+    "core_count": 132,
+    "fpus_per_core": 128,
+    "clock_rate_ghz": "1.98",
+    "l2_cache_size": 52_428_800,
+    "shared_memory_per_core": 233_472,
+    "shared_memory_per_block_optin": 232_448,
+}
+_AMPERE = {
+    "core_count": 108,
+    "fpus_per_core": 64,
+    "clock_rate_ghz": "1.41",
+    "l2_cache_size": 41_943_040,
+    "shared_memory_per_core": 167_936,
+    "shared_memory_per_block_optin": 166_912,
+}
+_ADA = {
+    "core_count": 58,
+    "fpus_per_core": 128,
+    "clock_rate_ghz": "2.04",
+    "l2_cache_size": 50_331_648,
+    "shared_memory_per_core": 102_400,
+    "shared_memory_per_block_optin": 101_376,
+    "threads_per_core_limit": 1536,
+}
+_TURING = {
+    "core_count": 40,
+    "fpus_per_core": 64,
+    "clock_rate_ghz": "1.59",
+    "l2_cache_size": 4_194_304,
+    "shared_memory_per_core": 65_536,
+    "shared_memory_per_block_optin": 65_536,
+    "threads_per_core_limit": 1024,
+}
 _GPUS = {
-    "h100": Chip(
-        "cuda",
-        84_942_979_072,
-        989e12,
-        3352.32e9,
-        {
-            "core_count": 132,
-            "fpus_per_core": 128,
-            "clock_rate_ghz": "1.98",
-            "l2_cache_size": 52_428_800,
-            "shared_memory_per_core": 233_472,
-            "shared_memory_per_block_optin": 232_448,
-        },
-        (9, 0),
-    ),
-    "a100": Chip(
-        "cuda",
-        85_100_068_864,
-        312e12,
-        2039.04e9,
-        {
-            "core_count": 108,
-            "fpus_per_core": 64,
-            "clock_rate_ghz": "1.41",
-            "l2_cache_size": 41_943_040,
-            "shared_memory_per_core": 167_936,
-            "shared_memory_per_block_optin": 166_912,
-        },
-        (8, 0),
-    ),
+    "h200": Chip("cuda", 151_397_597_184, 989e12, 4800e9, _HOPPER, (9, 0)),
+    "h100": Chip("cuda", 84_942_979_072, 989e12, 3352.32e9, _HOPPER, (9, 0)),
+    "a100": Chip("cuda", 85_100_068_864, 312e12, 2039.04e9, _AMPERE, (8, 0)),
+    "a100-40": Chip("cuda", 42_331_013_120, 312e12, 1555.2e9, _AMPERE, (8, 0)),
+    "l4": Chip("cuda", 22 * _GIB, 121e12, 300e9, _ADA, (8, 9)),
+    "t4": Chip("cuda", 15_843_721_216, 65e12, 320e9, _TURING, (7, 5)),
 }
 CHIPS: Mapping[str, Chip] = {**_TPUS, **_GPUS}
 """By the name that topologies begin with."""
