@@ -1,5 +1,6 @@
 """`ti-jax plan`: real compilations for hardware that is not here, of a model so small that they take seconds."""
 
+import dataclasses
 import json
 import shutil
 from unittest.mock import Mock
@@ -20,7 +21,7 @@ from ti_jax.pipeline import abstract_pipeline
 from ti_jax.planning import devices
 from ti_jax.planning.abstract import chunk_arguments, likely_bounds, open_architecture
 from ti_jax.planning.devices import has_compiler
-from ti_jax.planning.plan import Compiled, compile_lowered, most_slots
+from ti_jax.planning.plan import Compiled, Plan, as_dict, compile_chunk, compile_lowered, most_slots
 from ti_jax.planning.topologies import topology
 from ti_jax.weights.hub import resolve
 
@@ -125,6 +126,102 @@ def test_how_many_slots_fit(plan):
     assert few > 100
     assert many % 2 == 0
     assert many > few
+
+
+@for_tpu
+@pytest.mark.slow
+def test_what_does_not_fit(plan):
+    costs = plan("--topology", "v5e-1", "--slots", 8192, "--batch-size", 64, "--quick")
+    assert costs["fits"] is False
+    assert costs["peak_bytes"] > costs["device_bytes"]
+    assert costs["memory_bytes"] is None
+
+
+_COSTS = Plan(
+    model="sd-1.5",
+    topology="v5e-8",
+    devices=8,
+    slots=16,
+    batch_size=1,
+    resolution=512,
+    num_vectors=1,
+    dtype="bfloat16",
+    fits=True,
+    peak_bytes=3 * 2**29,
+    device_bytes=63 * 2**28,
+    flops=5_480_000_000_000,
+    bytes_accessed=40_000_000_000,
+    memory_bytes=9_000_000_000,
+    arithmetic_seconds=0.0278,
+    memory_seconds=0.011,
+    bound_seconds=0.0278,
+    bound="arithmetic",
+    collectives={"all-reduce": {"count": 1, "bytes": 3076}},
+    slots_that_fit=160,
+    compile_seconds=1.0,
+    source="compiled by somebody",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        (
+            {},
+            [
+                "sd-1.5 on v5e-8: 8 device(s), 16 slots, batch 1, 512 pixels, bfloat16",
+                "fits            yes: 1.50 GiB of 15.75 GiB on each device",
+                "a step          5.48 TFLOP and 9 GB of its memory for each device; 40 GB with what stays on the chip",
+                "at best         27.8 ms a step, bound by arithmetic (arithmetic 27.8 ms, memory 11 ms)",
+                "collectives     1 all-reduce of 3076 bytes",
+                "slots that fit  160",
+                "(compiled by somebody)",
+            ],
+        ),
+        (
+            dict.fromkeys(("peak_bytes", "bytes_accessed", "memory_bytes", "memory_seconds", "bound_seconds", "bound"))
+            | {"fits": False, "collectives": None, "slots_that_fit": 0},
+            [
+                "fits            no: more than there is of 15.75 GiB on each device",
+                "a step          5.48 TFLOP and ? GB of its memory for each device; ? GB with what stays on the chip",
+                "at best         ? ms a step, bound by what is not known (arithmetic 27.8 ms, memory ? ms)",
+                "collectives     ?",
+                "slots that fit  0",
+            ],
+        ),
+        ({"collectives": {}}, ["collectives     none"]),
+    ],
+    ids=["fits", "does not fit", "alone"],
+)
+def test_what_people_read(run, monkeypatch, changes, lines):
+    costs = as_dict(dataclasses.replace(_COSTS, **changes))
+    monkeypatch.setattr("ti_jax.planning.apart.plan", lambda *arguments, **options: costs)
+    status, out, error = run("plan", "--topology", "v5e-8")
+    assert status == 0, error
+    assert [line for line in out.splitlines() if line in lines] == lines
+
+
+@pytest.mark.parametrize(
+    ("message", "peak"),
+    [
+        ("Ran out of memory in memory space hbm. Used 49.34G of 32.00G hbm.", 49.34 * 2**30),
+        ("Ran out of memory in memory space hbm. Used 900M of 32.00M hbm.", 900 * 2**20),
+        ("TPU TensorCore Hbm usage: 34.82G, SparseCore Hbm usage 174.10G, exceeding available bytes", 208.92 * 2**30),
+        ("Ran out of memory in memory space vmem while allocating on stack", None),
+    ],
+)
+def test_a_tpus_compiler_says_what_it_would_have_wanted(monkeypatch, model, message, peak):
+    """Its words: https://openxla.org/xla/errors/error_1000."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # shapes in the place of arrays
+    program = Mock()
+    program().trace().lower().compile.side_effect = jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {message}")
+    monkeypatch.setattr("ti_jax.planning.plan.chunk_program", program)
+    monkeypatch.setattr("ti_jax.planning.plan._flops", lambda *arguments: 7)
+    pipeline = abstract_pipeline("small", open_architecture(str(model)), dtype="float32", device=jax.devices()[0])
+    config = with_model_defaults(InversionConfig(steps=1), pipeline.inversion_defaults)
+    bounds = likely_bounds(pipeline, config)
+    compiled = compile_chunk(pipeline, config, 1, bounds, jax.devices()[:1], 1)
+    assert compiled == Compiled(False, peak and pytest.approx(peak, abs=1), 1, 7)
 
 
 def test_bad_usage(run):

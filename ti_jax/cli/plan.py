@@ -76,7 +76,7 @@ def _lines(costs: dict[str, Any]) -> list[str]:
     ]
 
 
-def _scaled(number: float | None, unit: float) -> str:
+def _scaled(number: int | float | None, unit: float) -> str:
     return "?" if number is None else f"{number / unit:.3g}"
 
 
@@ -84,8 +84,8 @@ def _milliseconds(seconds: float | None) -> str:
     return f"{_scaled(seconds, 1e-3)} ms"
 
 
-def _exchanged(collectives: dict[str, dict[str, float]] | None) -> str:
+def _exchanged(collectives: dict[str, dict[str, int]] | None) -> str:
     if collectives is None:
         return "?"
-    kinds = [f"{entry['count']} {kind} of {entry['bytes']:.0f} bytes" for kind, entry in collectives.items()]
+    kinds = [f"{entry['count']} {kind} of {entry['bytes']} bytes" for kind, entry in collectives.items()]
     return ", ".join(kinds) or "none"

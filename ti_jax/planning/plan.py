@@ -199,9 +199,12 @@ def _flops(jaxpr: Jaxpr, platform: str) -> int | None:
 
 
 def _peak_in(message: str) -> int | None:
-    """The memory that a program would want, as the TPU's compiler says when there is less."""
-    found = re.search(r"Used ([\d.]+)([KMG]) of", message)
-    return None if found is None else int(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
+    """The memory that a program would want, as the TPU's compiler says when there is less.
+
+    In one number, or for each kind of core where a chip has two: https://openxla.org/xla/errors/error_1000.
+    """
+    found = re.findall(r"(?:Used|TensorCore Hbm usage:|SparseCore Hbm usage) ([\d.]+)([KMG])", message)
+    return int(sum(float(size) * 2 ** {"K": 10, "M": 20, "G": 30}[unit] for size, unit in found)) or None
 
 
 _TRIES = 4
