@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -213,6 +214,24 @@ def test_a_full_disk(run, invert, finished, monkeypatch):
     monkeypatch.setattr("ti_jax.output.write_bytes", full)
     _assert_fails(invert(), "the disk is full", "--resume")
     _assert_fails(run("generate", "a <fox>", "--concept", finished, *QUICK, "--num-images", 4), "the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("verb", "advice"),
+    [
+        ("invert", "--batch-size 1 --gradient-accumulation 4"),
+        ("invert-many", "fewer --slots"),
+        ("generate", "a smaller --height and --width"),
+        ("inspect", "another device"),
+    ],
+)
+def test_a_full_device(run, monkeypatch, verb, advice):
+    def full(self):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2147483648 bytes.")
+
+    monkeypatch.setattr(cli.VERBS[verb], "run", full)
+    options = {"invert": ["--token", "<a>", "--init", "cat"]}.get(verb, [])
+    _assert_fails(run(verb, "a", *options), "the device's memory does not suffice", advice, "2147483648")
 
 
 @pytest.mark.parametrize("debug", [False, True])

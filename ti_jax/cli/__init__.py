@@ -51,6 +51,15 @@ VERBS: dict[str, type[Verb]] = {
 }
 
 
+_LESS_MEMORY = {
+    "invert": "--batch-size 1 --gradient-accumulation 4, which learns what a batch of 4 does, then --remat blocks",
+    "invert-many": "fewer --slots, a smaller --batch-size, or --remat blocks",
+    "generate": "--batch-size 1, then a smaller --height and --width",
+    "evaluate": "--batch-size 1",
+}
+"""What helps a verb whose device has too little."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `ti-jax`; exits with 0, 1 (failed) or 2 (wrong usage)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -98,6 +107,8 @@ def _describe(error: Exception, verb: str) -> str:
     if "No space left on device" in str(error):  # orbax wraps it in errors of other types
         resume = ", then go on with --resume" if verb in ("invert", "invert-many") else ""
         return f"the disk is full: free some space{resume} ({error})"
+    if "RESOURCE_EXHAUSTED" in str(error):  # jax's word for it
+        return f"the device's memory does not suffice: try {_LESS_MEMORY.get(verb, 'another device')} ({error})"
     if isinstance(error, UserError | OSError):
         return str(error)
     return f"failed with {type(error).__name__}: {error} (--debug shows where)"
