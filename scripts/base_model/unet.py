@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from captions import caption, portrait
 from drawings import Drawings
 from export import SCHEDULER
@@ -86,8 +87,8 @@ def unet_stage(
         the stage.
     """
     schedule = NoiseSchedule.from_config(SCHEDULER)
-    rates = warmup_constant_decay(rate, steps, warmup=300, decay=decay)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates, b2=0.99, weight_decay=0.01))
+    rates = warmup_constant_decay(rate, steps, warmup=60, decay=decay)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), muon(rates))
     empty = jnp.asarray(ids_of(tokenizer, [""])[0])
 
     def start() -> TrainState:
@@ -123,6 +124,33 @@ def unet_stage(
         return feed.batches(example, first, steps, prepare)
 
     return Stage("unet", steps, start, batches, step, validate)
+
+
+def muon(rates: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for kernels inside of the networks, AdamW with Nesterov's momentum for the rest, at the
+    same rates.
+
+    Most of what is learned are thousands of drawings, each of them rarely seen. A step in which all directions of a
+    kernel count alike learns these sooner than Adam's, which follows what is common.
+    """
+
+    def matrices(parameters: Any) -> Any:
+        def axes(path: Any, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+            name = jax.tree_util.keystr(path)
+            if "kernel" not in name or "conv_in" in name or "conv_out" in name:
+                return None
+            return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+        return jax.tree_util.tree_map_with_path(axes, parameters)
+
+    return optax.contrib.muon(
+        rates,
+        weight_decay=0.01,
+        adam_weight_decay=0.01,
+        adam_b2=0.99,
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,  # of the size of AdamW's changes (Liu et al. 2025, arXiv 2502.16982)
+    )
 
 
 def denoising_loss(

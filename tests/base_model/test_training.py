@@ -163,6 +163,24 @@ def test_the_loss_of_the_unet_is_the_error_of_the_velocity_at_two_kinds_of_times
     np.testing.assert_allclose(loss, np.mean(signal + (1 - signal) * 2.0**2), rtol=0.01)
 
 
+def test_muon_moves_kernels_alike_in_all_directions_and_adamw_the_rest():
+    shapes = {"conv_in": (3, 3, 4, 8), "conv1": (3, 3, 8, 16), "to_q": (12, 20), "conv_out": (3, 3, 8, 4)}
+    nothing = {name: {"kernel": jnp.zeros(shape)} for name, shape in shapes.items()}
+    nothing |= {"norm": {"scale": jnp.zeros(8)}, "token_embedding": {"embedding": jnp.zeros((7, 8))}}
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), nothing)
+    optimizer = unet.muon(lambda _: -1.0)
+    with jax.numpy_dtype_promotion("standard"):
+        changes, _ = optimizer.update(gradients, optimizer.init(nothing), nothing)
+    for name in ("conv1", "to_q"):
+        matrix = changes[name]["kernel"].reshape(-1, shapes[name][-1])
+        spread = np.linalg.svd(matrix, compute_uv=False) / (0.2 * max(matrix.shape) ** 0.5)
+        assert 0.6 < spread.min() <= spread.max() < 1.3
+    rest = {name: changes[name] for name in changes if name not in ("conv1", "to_q")}
+    for change in jax.tree.leaves(rest):  # at first Adam goes as far in every number
+        np.testing.assert_allclose(np.abs(change), np.abs(change).max(), rtol=1e-3)
+
+
 def test_samples(small_unet, small_unet_networks, tokenizer):
     schedule = NoiseSchedule.from_config(export.SCHEDULER)
     pictures = samples.sample_pictures(small_unet_networks, small_unet, tokenizer, schedule, ["a key"] * 3)
