@@ -128,15 +128,6 @@ def test_how_many_slots_fit(plan):
     assert many > few
 
 
-@for_tpu
-@pytest.mark.slow
-def test_what_does_not_fit(plan):
-    costs = plan("--topology", "v5e-1", "--slots", 8192, "--batch-size", 64, "--quick")
-    assert costs["fits"] is False
-    assert costs["peak_bytes"] > costs["device_bytes"]
-    assert costs["memory_bytes"] is None
-
-
 _COSTS = Plan(
     model="sd-1.5",
     topology="v5e-8",

@@ -58,7 +58,7 @@ _TPUS = {
 }
 # Peaks: NVIDIA's data sheets of H100 SXM, H200 SXM, A100 SXM, L4 and T4, without sparsity. All else, memory and its
 # bandwidth too: h100_sxm, h200, a100_sxm_80 and a100_sxm_40 of openxla/xla, xla/backends/gpu/target_config/specs/; of
-# an L4 and a T4 what CUDA says of the card, which with error correction has less than its data sheet's 24 and 16 GB.
+# a T4 what CUDA says of the card. An L4's memory is an estimate: error correction takes some of its data sheet's 24 GB.
 _HOPPER = {
     "core_count": 132,
     "fpus_per_core": 128,
