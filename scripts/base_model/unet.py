@@ -130,8 +130,8 @@ def muon(rates: optax.Schedule) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) for kernels inside of the networks, AdamW with Nesterov's momentum for the rest, at the
     same rates.
 
-    Most of what is learned are thousands of drawings, each of them rarely seen. A step in which all directions of a
-    kernel count alike learns these sooner than Adam's, which follows what is common.
+    Most of what is learned are thousands of drawings, each of them rarely seen. What is rare is learned better by steps
+    in which all directions of a kernel count alike (Wang et al. 2025, arXiv 2509.26030).
     """
 
     def matrices(parameters: Any) -> Any:

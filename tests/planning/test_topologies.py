@@ -1,5 +1,7 @@
 """The table of accelerators, and how names are found in it."""
 
+import re
+
 import pytest
 
 from ti_jax.errors import UserError
@@ -14,6 +16,11 @@ def test_devices(name, devices):
     found = topology(name)
     assert found.size == devices
     assert found.chip is CHIPS[name.lower().split("-")[0].split("x")[0]]
+
+
+def test_the_help_names_all(run):
+    _, text, _ = run("plan", "--help")
+    assert {name for name in TOPOLOGIES if "x" not in name} <= set(re.findall(r"[\w-]+", text))
 
 
 def test_unknown_names_are_told_the_nearest():

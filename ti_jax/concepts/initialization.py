@@ -105,9 +105,10 @@ def is_path(initializer: str) -> bool:
         return True
     if "/" not in initializer:
         return False
-    if not epath.Path(initializer).is_dir() and " " not in initializer:
+    is_folder = epath.Path(initializer).is_dir()
+    if not is_folder and " " not in initializer:
         raise UserError(f"there is no folder {initializer} to begin with; write a phrase without /")
-    return epath.Path(initializer).is_dir()
+    return is_folder
 
 
 def _from_file(path: str, num_vectors: int | None, width: int, encoder: str) -> np.ndarray:
