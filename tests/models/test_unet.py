@@ -18,6 +18,7 @@ from ti_jax.models import attention
 from ti_jax.models.transformer import Transformer2DModel
 from ti_jax.models.unet import UNet2DConditionModel, UNetConfig, sinusoids
 from ti_jax.models.unet_blocks import DownBlock, Level, MidBlock, UpBlock
+from ti_jax.weights.loader import abstract_network
 from ti_jax.weights.rules import UNET
 
 TYPES = {"dtype": jnp.float32, "param_dtype": jnp.float32}
@@ -291,3 +292,13 @@ def test_what_backward_computes_again_takes_less_memory_and_changes_no_gradient(
         np.testing.assert_allclose(gradient, gradients[0], rtol=0, atol=1e-5 * np.abs(gradients[0]).max())
     assert memory[1] < memory[0] / 2
     assert memory[2] < memory[1]
+
+
+def test_blocks_of_the_same_shapes_are_traced_once():
+    config = UNetConfig(**{**SIZES, "layers_per_block": 3}, attention_head_dim=4)
+    network = abstract_network(lambda rngs: UNet2DConditionModel(config, rngs=rngs))
+    shapes = jnp.zeros((1, 12, 12, config.in_channels)), jnp.zeros(1, jnp.int32), jnp.zeros((1, 5, CONTEXT))
+    equations = jax.make_jaxpr(UNet2DConditionModel.__call__)(network, *shapes).eqns
+    traces = [equation.params["jaxpr"] for equation in equations if equation.params.get("name") == "__call__"]
+    assert len(traces) > 20
+    assert len({id(trace) for trace in traces}) < 0.6 * len(traces)

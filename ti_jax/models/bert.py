@@ -111,6 +111,7 @@ class LDMBertEncoderLayer(nnx.Module):
         self.fc2 = linear(config.encoder_ffn_dim, config.d_model, rngs=rngs, **types)
         self.final_layer_norm = layer_norm(config.d_model, _EPSILON, **norm)
 
+    @jax.jit  # traced once for all of the same shapes
     def __call__(self, x: Float[Array, "b l width"]) -> Float[Array, "b l width"]:
         x = x + self.self_attn(self.self_attn_layer_norm(x).astype(x.dtype))
         inner = self.fc1(self.final_layer_norm(x).astype(x.dtype))

@@ -166,6 +166,7 @@ class CLIPEncoderLayer(nnx.Module):
         self.layer_norm2 = layer_norm(*norm, rngs=rngs, param_dtype=param_dtype)
         self.mlp = CLIPMLP(config, rngs=rngs, **types)
 
+    @jax.jit  # traced once for all of the same shapes
     def __call__(self, x: Float[Array, "b l width"]) -> Float[Array, "b l width"]:
         x = x + self.self_attn(self.layer_norm1(x).astype(x.dtype))
         return x + self.mlp(self.layer_norm2(x).astype(x.dtype))

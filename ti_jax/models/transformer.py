@@ -116,6 +116,7 @@ class Transformer2DModel(nnx.Module):
         )
         self.proj_out = _projection(channels, linear_projection, rngs=rngs, **types)
 
+    @jax.jit  # traced once for all of the same shapes
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b k d"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         # A 1x1 convolution of the map and a linear layer of its pixels are the same in NHWC.

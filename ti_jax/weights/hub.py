@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ti_jax.errors import UserError
+from ti_jax.weights.folder import open_folder
 from ti_jax.weights.index import PIPELINES, read_index
 from ti_jax.weights.layout import file_kinds, file_patterns, has_weights
 
@@ -109,7 +110,8 @@ def _local(source: str) -> Path:
 
 def _fetch(source: str, variant: str | None, revision: str | None, weights: bool) -> Path:
     folder = _snapshot(source, revision, list(_SMALL_FILES))
-    index = read_index(folder, source=source)  # before gigabytes are fetched that nobody can use
+    index = read_index(folder, source=source)
+    open_folder(folder, source=source)  # judges the configs before gigabytes are fetched that nobody can use
     commit = folder.name  # so that all the files are of one, though the branch may move
     for network in (part.folder for part in index.parts.values() if part.is_network and weights):
         for kind in file_kinds(network, variant):
