@@ -112,12 +112,18 @@ for make in (
     lambda: StoppingConfig(rule="dvr"),
     lambda: InversionConfig(norm_control=None),
     lambda: ConceptSpec("a", "<a>", "b", "c", prompts="loud"),
+    lambda: ConceptSpec("狐" * 70, "<a>", "b", "c"),
 ):
     try:
         print(make())
     except UserError as error:
         print(error)
 ConceptSpec("a", "<a>", "b", "c", prompts=None)
+"""
+NUMPY = """
+import json, numpy
+from ti_jax.config import InversionConfig, as_dict
+print(json.dumps(as_dict(InversionConfig(seed=numpy.int64(3)))["seed"]))
 """
 
 
@@ -131,4 +137,10 @@ def test_choices_are_checked_outside_of_the_command_too():
         "rule is 'dvr': choose one of none, dvar",
         "norm-control is None: choose one of none, median",
         "prompts is 'loud': choose one of model, object, style, captions",
+        f"the name {'狐' * 20}... is too long for a file: give one of 200 bytes or less",
     ]
+
+
+def test_numbers_may_be_of_numpy():
+    done = subprocess.run([sys.executable, "-c", NUMPY], capture_output=True, text=True, check=True)
+    assert done.stdout == "3\n"

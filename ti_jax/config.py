@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -224,6 +225,10 @@ class InversionConfig:
             _require("{}" in prompt, f"preview prompt {prompt!r} has no {{}} for the word")
 
 
+_LONGEST_NAME = 200
+"""Bytes; a file that is being written adds 54, and file systems take 255."""
+
+
 @dataclass(frozen=True)
 class ConceptSpec:
     """A concept to be learned."""
@@ -248,6 +253,10 @@ class ConceptSpec:
         _require(
             self.name == concept_name(self.name),
             f"the name {self.name!r} is one of files: give letters, digits, - and _, such as {concept_name(self.name)}",
+        )
+        _require(
+            len(self.name.encode()) <= _LONGEST_NAME,
+            f"the name {self.name[:20]}... is too long for a file: give one of {_LONGEST_NAME} bytes or less",
         )
         _require(self.steps is None or self.steps >= 1, f"{self.name}: steps must be 1 or more")
         _require(self.num_vectors is None or self.num_vectors >= 1, f"{self.name}: num_vectors must be 1 or more")
@@ -312,8 +321,8 @@ def _scaled(rate: float, config: InversionConfig) -> float:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values, for the run folder."""
-    return dataclasses.asdict(config)
+    """A configuration as plain JSON values, for the run folder; numbers of numpy become Python's."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=lambda number: number.item()))
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -48,6 +48,16 @@ _INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+_INVERSION = {
+    "steps": 150,
+    "learning_rate": 0.01,
+    "preview_prompts": [
+        "a picture of a {}",
+        "a {} on a blue background",
+        "a small {} in the top left",
+        "a {} and a pizza",
+    ],
+}
 _PREPROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",
     "crop_size": {"height": 64, "width": 64},
@@ -104,9 +114,10 @@ def write_classifier(file: Path, classifier: nnx.Module, *, dtype: str = "float1
 
 
 def write_pipeline(folder: Path) -> None:
-    """The index of a text-to-image model and its scheduler, beside the networks' folders."""
+    """The index of a text-to-image model, its scheduler and its inversions' settings, beside the networks' folders."""
     _write_json(folder / "model_index.json", _INDEX)
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    _write_json(folder / "inversion.json", _INVERSION)
 
 
 def _text_values(config: CLIPTextConfig) -> dict[str, Any]:

@@ -3,8 +3,9 @@
     python scripts/base_model/inversions.py --model runs/base_model --output runs/base_model/inversions.json
 
 Of each subject (`subjects.py`) a word is learned from five pictures. Its pictures stand against those of (i) the word
-it began with, (ii) the best names of the vocabulary, (iii) the best captions that a person would write; of (ii) and
-(iii) the prompt counts whose pictures come out best. Two judges: likeness to the five pictures by CLIP, and whether the
+it began with, (ii) names of the vocabulary, those that CLIP finds nearest to the pictures and those of the drawings
+nearest to them, (iii) captions that a person would write; of (ii) and (iii) the prompt counts whose pictures come out
+best. Two judges: likeness to the five pictures by CLIP, and whether the
 nearest subject by the classifier's features is the right one. Then prompts with the word: background, place, treatment.
 Learned words are kept in a folder beside the output, so that a run that was stopped goes on.
 """
@@ -42,7 +43,7 @@ from ti_jax.files import write_text
 WORD = "<it>"
 _FORMS = {"concept": "a picture of a {}", "character": "a picture of a {}", "style": "an icon in the style of {}"}
 _NAMES = 2
-"""How many of the vocabulary's names are tried."""
+"""How many of the vocabulary's names are tried, of the nearest by text and of the nearest by drawings each."""
 _FOLLOWED = {"colour": 3, "place": 2, "treatment": 2}
 """Prompts of each kind with each word."""
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=4, help="drawn of each prompt")
     parser.add_argument("--sampling-steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the inversions")
     parser.add_argument("--output", type=Path, default=Path("runs/base_model/inversions.json"))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
@@ -84,8 +86,10 @@ def main() -> int:
         logger.info("%s", json.dumps(row))
         rows.append(row)
         sheets.append(pictures)
-    asked = ("model", "steps", "learning_rate", "num_vectors", "pictures", "sampling_steps", "guidance")
+    asked = ("model", "num_vectors", "pictures", "sampling_steps", "guidance", "seed")
     given = {name: getattr(options, name) for name in asked}
+    for name in ("steps", "learning_rate"):
+        given[name] = getattr(options, name) or getattr(pipeline.inversion_defaults, name)
     report = {**given, "subjects": len(rows), **totals(rows), "rows": rows}
     write_text(options.output, json.dumps(report, indent=2) + "\n")
     contact_sheet(np.concatenate(sheets), columns=2 * len(sheets[0])).save(options.output.with_suffix(".png"))
@@ -108,7 +112,7 @@ def learn(pipeline: ti_jax.Pipeline, subjects: Sequence[Subject], options: argpa
         for subject in subjects
     ]
     folder = epath.Path(options.output.with_suffix(""))
-    config = InversionConfig(steps=options.steps, evaluate_every=100)
+    config = InversionConfig(steps=options.steps, evaluate_every=100, seed=options.seed)
     results = ti_jax.invert_many(pipeline, specs, config=config, output=folder, resume=folder.exists())
     for number, _ in enumerate(results):
         logger.info("learned: %d of %d", number + 1, len(specs))
@@ -149,8 +153,7 @@ class Study:
     def judge(self, subject: Subject, concept: ti_jax.Concept, number: int) -> tuple[dict[str, Any], np.ndarray]:
         """The scores of a subject's word and of what stands against it, and two shown and two drawn pictures."""
         form = _FORMS[subject.kind]
-        likeness = self.clip.similarity(list(subject.shown), self.clip.names).mean(axis=0)
-        names = [self.clip.names[i] for i in np.argsort(-likeness)[:_NAMES]]
+        names = self.clip.nearest_names(subject.shown, _NAMES)
         against = {
             "word": [form.format(WORD)],
             "initializer": [form.format(subject.initializer)],
@@ -167,7 +170,8 @@ class Study:
             best = max(own, key=lambda prompt: self._likeness(subject, by_prompt[prompt]))
             row[f"similarity of {who}"] = round(self._likeness(subject, by_prompt[best]), 4)
             row[f"retrieval of {who}"] = self.retrieval.share(by_prompt[best], subject.name)
-        row["best name"] = names[0]
+            if who == "name":
+                row["best name"] = names[own.index(best)]
         if subject.kind != "style":
             row |= self._followed(concept, number)
         return row, np.concatenate([subject.shown[:2], by_prompt[form.format(WORD)][:2]])
@@ -188,7 +192,9 @@ class Study:
         drawn = self._draw(prompts, concept, 1)
         shares = {}
         for who, pictures in (("word", drawn[: len(asked)]), ("names", drawn[len(asked) :])):
-            treatments = [[*TREATMENTS, None][i] for i in self.clip.treatments(pictures, names).argmax(axis=1)]
+            # CLIP has never heard of what the words stand for; both are judged alike.
+            likeness = self.clip.treatments(pictures, ["thing"] * len(pictures))
+            treatments = [[*TREATMENTS, None][i] for i in likeness.argmax(axis=1)]
             for kind in _FOLLOWED:
                 shares[f"{kind} with {who}"] = float(
                     np.mean(

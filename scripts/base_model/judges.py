@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from captions import STYLES, article, with_article
 from drawings import Drawings
+from subjects import picture
 from treatments import FORMS
 
 from ti_jax.evaluation.clip import Clip
@@ -37,6 +38,22 @@ class ClipJudge:
     def _name_vectors(self) -> np.ndarray:
         forms = [self._texts([form.format(with_article(name)) for name in self.names]) for form in _CONCEPT_FORMS]
         return np.mean(forms, axis=0)
+
+    @cached_property
+    def _drawing_vectors(self) -> np.ndarray:
+        """Of each name the mean of its drawings' vectors."""
+        vectors = []
+        for code in self.drawings.concepts:
+            pictures = [picture(self.drawings, style, code) for style in self.drawings.styles[code]]
+            vectors.append(self.clip.image_vectors(pictures).mean(axis=0))
+        return np.stack(vectors)
+
+    def nearest_names(self, pictures: np.ndarray, count: int) -> list[str]:
+        """The `count` names that are nearest to pictures by text, and as many by drawings; each once."""
+        by_drawings = self.clip.image_vectors(list(pictures)) @ self._drawing_vectors.T
+        scores = (self.concepts(pictures), by_drawings)
+        nearest = np.concatenate([np.argsort(-score.mean(axis=0))[:count] for score in scores])
+        return [self.names[i] for i in dict.fromkeys(nearest.tolist())]
 
     def concepts(self, pictures: np.ndarray) -> np.ndarray:
         """Likeness of uint8 pictures [n, h, w, 3] to each of `names`, [n, names]."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import inspect
 import logging
 import sys
 from pathlib import Path
@@ -71,14 +72,21 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
 
-    seen = read_dataset(options.data_dir, "train")
     rhythm = Rhythm.every(options.interval, stop_after=0.0 if options.export else 3600 * options.hours)
     own = {"vae": vae.FEED, "clip": clip.FEED, "unet": unet.FEED, "classifier": classifier.FEED}[options.stage]
     given = {name: getattr(options, name) for name in ("batch_size", "pool", "passes", "workers")}
     feed = dataclasses.replace(own, **{name: value for name, value in given.items() if value is not None})
     kinds = {"dtype": jnp.dtype(options.dtype), "steps": options.steps or STEPS[options.stage], "feed": feed}
     chosen = {name: getattr(options, name) for name in ("rate", "decay", "part", "portraits")}
-    kinds |= {name: value for name, value in chosen.items() if value is not None}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    makes = {"vae": vae.vae_stage, "clip": clip.clip_stage, "unet": unet.unet_stage}
+    known = inspect.signature(makes.get(options.stage, classifier.classifier_stage)).parameters
+    if options.stage == "classifier" and options.begin_with:
+        parser.error("--begin-with: the classifier always begins afresh")
+    if unknown := [name for name in chosen if name not in known]:
+        parser.error(f"--stage {options.stage} has no --{unknown[0]}")
+    kinds |= chosen
+    seen = read_dataset(options.data_dir, "train")
     run = {"vae": run_vae, "clip": run_clip, "unet": run_unet, "classifier": run_classifier}[options.stage]
     run(seen, options.state_dir, options.begin_with, rhythm, **kinds)
     return 0

@@ -91,20 +91,28 @@ def measure(rounds: int) -> dict[str, Any]:
     return {"date": str(datetime.date.today()), "hardware": hardware, "rows": rows}
 
 
-def stepper(pipeline: Any, slots: int, batch_size: int, num_vectors: int) -> Callable[[], object]:
-    """Takes a few optimiser steps of all slots; has compiled, and evaluates nothing any more."""
+def stepper(
+    pipeline: Any,
+    slots: int,
+    batch_size: int,
+    num_vectors: int,
+    *,
+    steps: int = _STEPS_A_CALL,
+    evaluate_every: int = 10**4,
+) -> Callable[[], object]:
+    """Takes a few optimiser steps of all slots; has compiled, and begins after the first step, with its evaluation."""
     from ti_jax.inversion.bounds import Bounds
     from ti_jax.inversion.engine import Engine
     from ti_jax.inversion.prepare import prepare
 
-    config = InversionConfig(steps=10**6, batch_size=batch_size, num_vectors=num_vectors, evaluate_every=10**4)
+    config = InversionConfig(steps=10**6, batch_size=batch_size, num_vectors=num_vectors, evaluate_every=evaluate_every)
     config = with_model_defaults(config, pipeline.inversion_defaults)
     concept = prepare(pipeline, ConceptSpec("fox", "<fox>", "fox", "bundled:fox"), config)
     engine = Engine(pipeline, config, slots, Bounds.of(concept))
     for slot in range(slots):
         engine.put(slot, concept)
     engine.advance(1)
-    return lambda: engine.advance(_STEPS_A_CALL)
+    return lambda: engine.advance(steps)
 
 
 def runner(pipeline: Any, steps: int) -> Callable[[], object]:

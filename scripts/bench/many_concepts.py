@@ -41,14 +41,13 @@ def main() -> None:
     options = parser.parse_args()
 
     specs = concepts_from_folder(options.source)[: options.concepts]
+    if len(specs) < 2:
+        parser.error("two concepts at least: the first one's time is not counted")
     pipeline = ti_jax.load(options.model)
     config = InversionConfig(steps=options.steps, batch_size=options.batch_size)
     alone, seconds = one_at_a_time(pipeline, specs, config)
     rows = [{"slots": None, "concepts_per_hour": 3600 * len(specs) / seconds, "ratio": 1.0}]
     print_row(rows[0])
-    for slots in options.slots:
-        rows.append(in_slots(pipeline, specs, config, slots, alone, seconds))
-        print_row(rows[-1])
     facts = {
         "date": datetime.date.today().isoformat(),
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}, {pipeline_device()}",
@@ -57,7 +56,10 @@ def main() -> None:
         "steps": options.steps,
         "batch_size": options.batch_size,
     }
-    write_text(options.output, json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+    for slots in options.slots:
+        rows.append(in_slots(pipeline, specs, config, slots, alone, seconds))
+        print_row(rows[-1])
+        write_text(options.output, json.dumps({**facts, "rows": rows}, indent=2) + "\n")
 
 
 def pipeline_device() -> str:
@@ -112,6 +114,10 @@ def in_slots(
         differences.append(np.abs(vectors - alone[name]).max() / np.abs(alone[name]).max())
     # What is left after the first chunk, scaled to all steps.
     rest = (last[0].steps - started[1]) / last[0].steps
+    if rest == 0:
+        raise SystemExit(
+            f"with {slots} slots all ended in the first chunk, which is not counted: more concepts or steps"
+        )
     seconds = (time.perf_counter() - started[0]) / rest
     return {
         "slots": slots,

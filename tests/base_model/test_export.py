@@ -93,7 +93,9 @@ def test_the_pipeline_opens(tmp_path, tokenizer):
     export.write_pipeline(tmp_path)
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
     assert pipe.scheduler.config.prediction_type == "v_prediction"
-    assert ti_jax.load(tmp_path).resolution == 64
+    ours, bundled = ti_jax.load(tmp_path), ti_jax.load("tiny")
+    assert ours.resolution == bundled.resolution == 64
+    assert ours.inversion_defaults == bundled.inversion_defaults
 
 
 def test_no_text_is_unknown_to_the_tokenizer(tokenizer):

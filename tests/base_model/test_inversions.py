@@ -16,7 +16,7 @@ import ti_jax
 from ti_jax.data.sources import concepts_from_folder
 
 
-def test_every_held_out_concept_has_words_that_do_not_name_it():
+def test_every_held_out_concept_has_another_word_to_begin_with_and_a_caption():
     names = set(HOLDOUT["concepts"].values())
     assert set(subjects.WORDS) == names
     tokenizer = ti_jax.load("tiny").tokenizers["text_encoder"]
@@ -66,7 +66,11 @@ def test_the_nearest_subject_is_found():
     judge = SimpleNamespace(features=lambda images: jnp.mean(images, axis=(1, 2)) + 1.0)
     colours = {"red": (250, 10, 10), "blue": (10, 10, 250)}
     pictures = {name: np.tile(np.asarray(value, np.uint8), (2, 8, 8, 1)) for name, value in colours.items()}
-    known = [subjects.Subject(name, "concept", "thing", (), p, p) for name, p in pictures.items()]
+    # What an inversion was shown says nothing here: the colours stand the other way round.
+    known = [
+        subjects.Subject(name, "concept", "thing", (), pictures[shown], pictures[name])
+        for name, shown in (("red", "blue"), ("blue", "red"))
+    ]
     retrieval = inversions.Retrieval(judge, known)
     mixed = np.concatenate([pictures["red"], pictures["blue"][:1]])
     assert retrieval.share(mixed, "red") == pytest.approx(2 / 3)

@@ -1,11 +1,14 @@
 """Measures on scenes whose truth is known: they must find it."""
 
+from types import SimpleNamespace
+
 import classifier
 import export
 import jax
 import measure
 import numpy as np
 import pytest
+import subjects
 from backgrounds import COLOURS
 from captions import STYLES
 from cases import KINDS, cases
@@ -59,16 +62,22 @@ class Oracle:
         return self.text_vectors([self.prompts[picture.tobytes()] for picture in pictures])
 
 
-def test_a_faultless_model_is_found_faultless(seen):
+@pytest.fixture
+def shares(seen, request):
+    """Of a model that draws, of cases of a kind, what the one asks for that stands so many places farther on."""
     prompts = {}
 
     def draw_cases(group):
         pictures = np.random.default_rng(len(prompts)).integers(0, 256, (len(group), 8, 8, 3), dtype=np.uint8)
-        for case, picture in zip(group, pictures, strict=True):
+        for case, picture in zip([*group[request.param :], *group[: request.param]], pictures, strict=True):
             prompts[picture.tobytes()] = case.prompt(seen.concepts[case.code].name)
         return pictures
 
-    shares = measure.measure(draw_cases, seen, {"clip": ClipJudge(Oracle(prompts), seen)}, 12)
+    return measure.measure(draw_cases, seen, {"clip": ClipJudge(Oracle(prompts), seen)}, 12)
+
+
+@pytest.mark.parametrize("shares", [0], indirect=True)
+def test_a_faultless_model_is_found_faultless(shares):
     assert shares.pop("styles mistaken by clip") == {}
     judged = {name: share for name, share in shares.items() if name.endswith("clip")}
     assert judged == dict.fromkeys(judged, 1.0)
@@ -76,7 +85,33 @@ def test_a_faultless_model_is_found_faultless(seen):
     assert shares["colour"] < 0.5  # these pictures are noise
 
 
-def test_pairs_and_ranks_that_are_wrong(seen):
+@pytest.mark.parametrize("shares", [1], indirect=True)
+def test_a_model_that_draws_something_else_is_found_wrong(shares):
+    assert shares["style by clip"] == shares["treatment by clip"] == 0
+    assert sum(shares["styles mistaken by clip"].values()) == 12
+    assert shares["pair by clip"] < 0.5
+    assert shares["concept top-1 by clip"] < 0.5  # by chance the next case may ask for the same thing
+
+
+def test_nearest_names(seen):
+    """By text and by drawings, each name once, from a CLIP that sees pixels and no text."""
+
+    def image_vectors(pictures):
+        ink = 255.0 - np.stack(pictures).reshape(len(pictures), -1)
+        return ink / np.linalg.norm(ink, axis=1, keepdims=True)
+
+    no_text = SimpleNamespace(
+        image_vectors=image_vectors, text_vectors=lambda texts: np.zeros((len(texts), 3 * SIZE**2))
+    )
+    judge = ClipJudge(no_text, seen)
+    code = list(seen.concepts)[-1]
+    picture = subjects.picture(seen, seen.styles[code][0], code)
+    names = judge.nearest_names(picture[None], 1)
+    assert names == [judge.names[0], seen.concepts[code].name]
+    assert judge.nearest_names(picture[None], len(judge.names)) == judge.names
+
+
+def test_ranks_that_are_wrong(seen):
     prompts, names = {}, [concept.name for concept in seen.concepts.values()]
     judge = ClipJudge(Oracle(prompts), seen)
     picture = np.zeros((1, 8, 8, 3), np.uint8)

@@ -202,6 +202,23 @@ def test_a_bad_config_file(run, config, tmp_path, content, message):
     _assert_fails(run("invert", "a", "--token", "<a>", "--init", "b", "--config", "c.py"), message)
 
 
+def test_config_twice(run, config):
+    _assert_fails(run("generate", "a", f"--config={config}", "--config", config), "--config is there twice")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["words.yaml", "--token", "<my-{name}>"], "leave out --token and --init"),
+        (["words.yaml", "--init", "cat"], "leave out --token and --init"),
+        (["folder", "--per-class", "2"], "name it by --tfds"),
+        (["folder", "--distributed", "--hosts", "2"], "leave out --host and --hosts"),
+    ],
+)
+def test_options_of_another_source_are_refused(run, arguments, message):
+    _assert_fails(run("invert-many", *arguments), message)
+
+
 def test_config_without_a_file(run):
     _assert_fails(run("invert", "a", "--config"), "--config wants a file")
 

@@ -72,7 +72,7 @@ def test_merge(run, tmp_path):
     concepts = formats.read_all(tmp_path / "both.pt")
     assert [concept.placeholder for concept in concepts] == ["<fox>", "<cat>"]
     np.testing.assert_array_equal(concepts[1].vectors["text_encoder"], CAT)
-    assert run("convert", "both.pt", "cat.safetensors", "--token", "<cat>")[0] == 0
+    assert run("convert", "both.pt", "cat.safetensors", "--token", "<cat>", "--json")[1].count('"diffusers"') == 1
     np.testing.assert_array_equal(Concept.load(tmp_path / "cat.safetensors").vectors["text_encoder"], CAT)
 
 
@@ -95,6 +95,10 @@ def test_a_clash_of_names_is_refused_or_renamed(run, tmp_path):
         (["convert", "fox.safetensors", "fox.gguf"], "are written as .safetensors"),
         (["convert", "fox.safetensors", "fox.pt", "--to", "sdxl"], "not for SDXL"),
         (["merge", "fox.safetensors", "both.pt"], "name two embedding files or more"),
+        (
+            ["merge", "fox.safetensors", "run", "xl.safetensors"],
+            "xl.safetensors is there already: name a new file last",
+        ),
         (["merge", "fox.safetensors", "run", "both.safetensors"], "reads .pt"),
         (["merge", "fox.safetensors", "xl.safetensors", "both.pt"], "different models"),
         (["inspect", "gone.pt"], "there is no embedding file gone.pt"),
@@ -108,6 +112,14 @@ def test_what_cannot_be_done_is_said_in_a_line(run, arguments, message, tmp_path
     assert message in err
     assert err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_results_are_printed_even_if_they_cannot_be_written(run, tmp_path):
+    (tmp_path / "taken").write_text("")
+    status, out, err = run("inspect", "fox.safetensors", "--output", "taken")
+    assert status == 1
+    assert "<fox>" in out
+    assert "taken" in err
 
 
 def test_generate_takes_every_concept_of_a_file(run, monkeypatch):

@@ -90,6 +90,12 @@ def test_generate_takes_a_config_file_of_options(run, tmp_path, monkeypatch):
     (got,) = parsed
     assert (got.prompts, got.steps, got.num_images, got.common.json, got.width) == (("a fox",), 7, 3, True, None)
     assert got.concept == ("a.pt", "b.pt", "c.pt")
+    (tmp_path / "g.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import asdict, dataclass\n"
+        "@dataclass\nclass Options:\n    steps: int = 9\n\ndef get_config():\n    return asdict(Options())"
+    )
+    assert run("generate", "a fox", "--config", "g.py")[0] == 0
+    assert parsed[-1].steps == 9
     (tmp_path / "g.py").write_text("def get_config():\n    return {'stepz': 7}")
     status, _, error = run("generate", "a fox", "--config", "g.py")
     assert status == 2

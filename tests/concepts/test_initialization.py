@@ -8,6 +8,7 @@ from etils.epath import register
 from transformers import CLIPTokenizer
 
 from ti_jax import Concept
+from ti_jax.concepts import formats
 from ti_jax.concepts.initialization import check_placeholder, initial_vectors, is_path
 from ti_jax.errors import UserError
 from ti_jax.weights.hub import resolve
@@ -125,6 +126,13 @@ def test_vectors_of_another_width_are_refused(start, tmp_path):
     Concept("<fox>", {"text_encoder": np.ones((1, WIDTH + 1), np.float32)}).save(tmp_path / "wide.safetensors")
     with pytest.raises(UserError, match=r"have width 7, this model's 6"):
         start(str(tmp_path / "wide.safetensors"))
+
+
+def test_a_file_of_several_words_is_refused(start, tmp_path):
+    words = [Concept(word, {"text_encoder": np.ones((1, WIDTH), np.float32)}) for word in ("<fox>", "<cat>")]
+    formats.write(words, tmp_path / "both.pt", to="official")
+    with pytest.raises(UserError, match="several concepts: write the one to begin with by ti-jax convert --token"):
+        start(str(tmp_path / "both.pt"))
 
 
 def test_a_missing_file_is_named(start, tmp_path):

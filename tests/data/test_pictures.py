@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_jax.data.pictures import count_pictures, load_pictures
+from ti_jax.data.pictures import count_pictures, load_pictures, read_mask
 from ti_jax.errors import UserError
 
 RESOLUTION = 16
@@ -121,6 +121,21 @@ def test_palette_with_transparency(tmp_path, suffix):
     palette.save(tmp_path / f"a.{suffix}", transparency=1)
     colours = np.array([[255, 0, 0], [255, 255, 255], [0, 0, 255]])
     np.testing.assert_array_equal(_one(tmp_path / f"a.{suffix}"), colours[np.asarray(palette)])
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "black"),
+    [("P", "png", 0), ("P", "gif", 0), ("L", "png", 0), ("I;16", "png", 0), ("LA", "png", (0, 0))],
+)
+def test_a_mask_is_read_whether_it_is_transparent_or_not(tmp_path, mode, suffix, black):
+    """Black is clear here, as some editors write it."""
+    mask = Image.new(mode, (8, 4), black)
+    white = {"I;16": 65535, "LA": (255, 0)}.get(mode, 255)
+    mask.paste(white, (4, 0, 8, 4))
+    if mode == "P":
+        mask.putpalette([value for value in range(256) for _ in range(3)])
+    mask.save(tmp_path / f"mask.{suffix}", **({} if mode == "LA" else {"transparency": 0}))
+    np.testing.assert_array_equal(read_mask(tmp_path / f"mask.{suffix}"), [[0] * 4 + [255] * 4] * 4)
 
 
 def test_cmyk(tmp_path):

@@ -15,6 +15,7 @@ import ti_jax
 from ti_jax.config import BoundsConfig, ConceptSpec, InversionConfig, OptimizerConfig
 from ti_jax.errors import UserError
 from ti_jax.inversion.invert_many import FailedConcepts, used_slots
+from ti_jax.inversion.queue_folder import QueueFolder
 from ti_jax.inversion.result import Interrupted
 from ti_jax.parallel.hosts import Host
 
@@ -113,6 +114,9 @@ def test_what_is_left_on_disk(pipeline, specs, alone, tmp_path):
         assert (line["status"], line["steps"]) == ("finished", alone[name].history.steps)
         assert len((tmp_path / name / "metrics.jsonl").read_text().splitlines()) == line["steps"] + 1
     assert _many(pipeline, specs, output=tmp_path, resume=True) == {}
+    shutil.rmtree(tmp_path / "owl")
+    assert list(_many(pipeline, specs, output=tmp_path, resume=True)) == ["owl"]
+    assert (tmp_path / lines["owl"]["file"]).exists()
     with pytest.raises(UserError, match="--resume"):
         _many(pipeline, specs, output=tmp_path)
     with pytest.raises(UserError, match="batch_size: 1 -> 2"):
@@ -160,6 +164,26 @@ def test_with_fewer_slots_the_states_of_those_that_wait_are_kept(pipeline, specs
     assert min(_first_steps(progress).values()) > CONFIG.evaluate_every
 
 
+def test_what_has_only_waited_may_have_other_settings(pipeline, specs, tmp_path):
+    """Its folder is there, since a concept is made ready ahead."""
+    with pytest.raises(Interrupted):
+        _many(pipeline, specs[:2], slots=1, output=tmp_path, should_stop=_StopAfter(0))
+    assert (tmp_path / "hare/config.json").exists()
+    changed = [specs[0], replace(specs[1], learning_rate=1e-4)]
+    assert list(_many(pipeline, changed, slots=1, output=tmp_path, resume=True)) == ["fox", "hare"]
+
+
+def test_the_last_failure_counts(tmp_path):
+    """Whatever the first was, and wherever that was written."""
+    for reason in ("no pictures", "no memory"):
+        folder = QueueFolder(tmp_path, Host(0, 2), ["fox"])
+        folder.open(resume=True, overwrite=False)
+        folder.write_config({}, {})
+        folder.add({"name": "fox", "status": "failed", "reason": reason})
+        folder.merge()
+        assert _lines(tmp_path)["fox"]["reason"] == reason
+
+
 def test_states_of_an_earlier_run_do_not_hide_those_of_a_later_one(pipeline, specs, tmp_path):
     """The earlier one, with more slots, had come farther."""
     changed = [replace(specs[0], learning_rate=1e-4), specs[1]]
@@ -187,18 +211,22 @@ def test_a_concept_whose_folder_was_deleted_begins_again(pipeline, specs, alone,
 
 
 def test_what_failed_for_a_while_goes_on(pipeline, specs, alone, tmp_path):
-    """Pictures that could not be read once cost no steps, however often the next try is ended."""
+    """Pictures that could not be read once cost no steps, whatever else is learned and saved meanwhile, and however
+    often the next try is ended."""
     with pytest.raises(Interrupted):
-        _many(pipeline, specs[:1], output=tmp_path, should_stop=_StopAfter(1))
+        _many(pipeline, specs[:2], output=tmp_path, should_stop=_StopAfter(1))
+    unread = [replace(specs[0], pictures=str(tmp_path / "away")), specs[1]]
+    others = {}
     with pytest.raises(FailedConcepts):
-        _many(pipeline, [replace(specs[0], pictures=str(tmp_path / "away"))], output=tmp_path, resume=True)
+        _many(pipeline, unread, results=others, output=tmp_path, resume=True)
+    _assert_same(others, alone, ["hare"])
     for chunks in (0, 5):
         progress, results = [], {}
         with pytest.raises(Interrupted) if chunks == 0 else contextlib.nullcontext():
             stop = _StopAfter(chunks)
             _many(
                 pipeline,
-                specs[:1],
+                specs[:2],
                 2,
                 results,
                 output=tmp_path,

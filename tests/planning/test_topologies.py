@@ -28,6 +28,15 @@ def test_unknown_names_are_told_the_nearest():
         topology("v5e-9")
 
 
+def test_what_programs_can_have_is_the_part_that_jax_takes(monkeypatch):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    a100, tpu = topology("a100").chip, topology("v5e-1").chip
+    assert a100.program_memory == a100.memory * 3 // 4
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.5")
+    assert (a100.program_memory, tpu.program_memory) == (a100.memory // 2, tpu.memory)
+
+
 def test_peaks_are_of_one_order():
     """A slip in a unit would be one of a thousand."""
     for found in TOPOLOGIES.values():

@@ -136,6 +136,8 @@ def _parse(verb: str, arguments: list[str]) -> Verb:
     """The verb with its options; `--config FILE.py` gives the defaults that other options override."""
     kind = VERBS[verb]
     config_file = _take_option(arguments, "--config")
+    if _take_option(arguments, "--config") is not None:
+        raise UserError("--config is there twice: a later file would not add to the first, so name one")
     if config_file is not None and "settings" in kind.__annotations__:
         kind = _with_settings(kind, read_config(config_file, InversionConfig))
     elif config_file is not None:

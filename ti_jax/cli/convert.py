@@ -30,14 +30,14 @@ class Convert:
 
     def run(self) -> None:
         """Converts, and says how to use the file."""
-        from ti_jax.concepts.formats import write
+        from ti_jax.concepts.formats import default_format, write
 
         concepts = load_concepts(self.source, self.token)
         target = in_output(self.common, self.target)
         write(concepts, target, to=self.to)
         if self.common.json:
             tokens = [concept.placeholder for concept in concepts]
-            print(json.dumps({"file": target, "format": self.to, "tokens": tokens}))
+            print(json.dumps({"file": target, "format": self.to or default_format(target), "tokens": tokens}))
             return
         for concept in concepts:
             sizes = ", ".join(f"{name} {list(values.shape)}" for name, values in concept.vectors.items())

@@ -68,9 +68,9 @@ class Evaluate:
             batch_size=self.batch_size,
         )
         report = {"file": self.concept, "model": self.common.model, **dataclasses.asdict(scores)}
+        print(json.dumps(report) if self.common.json else "\n".join(_lines(scores)))
         if self.common.output:
             write_text(in_output(self.common, "evaluation.json"), json.dumps(report, indent=2) + "\n")
-        print(json.dumps(report) if self.common.json else "\n".join(_lines(scores)))
 
 
 def _lines(scores: Evaluation) -> list[str]:

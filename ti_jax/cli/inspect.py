@@ -38,9 +38,9 @@ class Inspect:
         pipeline = self.common.load_pipeline()
         described = [_describe(concept, pipeline, self.words) for concept in concepts]
         report = {"file": self.file, "model": self.common.model, "concepts": described}
+        print(json.dumps(report) if self.common.json else "\n".join(_lines(report)))
         if self.common.output:
             write_text(in_output(self.common, "inspect.json"), json.dumps(report, indent=2) + "\n")
-        print(json.dumps(report) if self.common.json else "\n".join(_lines(report)))
 
 
 def _describe(concept: Concept, pipeline: Pipeline, count: int) -> dict[str, Any]:

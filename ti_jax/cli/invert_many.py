@@ -72,6 +72,8 @@ class InvertMany:
         from ti_jax.inversion.queue_folder import QueueFolder
         from ti_jax.terminal import show_queue
 
+        if self.distributed and (self.host, self.hosts) != (None, None):
+            raise UserError("--distributed finds the other hosts by itself: leave out --host and --hosts")
         host = join_slice() if self.distributed else find_host(self.host, self.hosts)
         output = self.common.output or f"runs/{self._name()}"
         concepts = self._concepts(output)
@@ -124,6 +126,8 @@ class InvertMany:
 
         if (self.source is None) == (self.data_set.tfds is None):
             raise UserError("name a folder of folders or a YAML file, or a data set by --tfds")
+        if self.data_set.tfds is None and self.data_set != DataSet():
+            raise UserError("--data-dir, --split and --per-class are of a data set: name it by --tfds")
         if self.data_set.tfds is not None:
             return concepts_from_tfds(
                 self.data_set.tfds,
@@ -135,6 +139,8 @@ class InvertMany:
             )
         assert self.source is not None
         if self.source.endswith((".yaml", ".yml")):
+            if (self.token, self.init) != (InvertMany.token, None):
+                raise UserError("a YAML file says the token and the init of each concept: leave out --token and --init")
             return concepts_from_yaml(self.source)
         concepts = concepts_from_folder(self.source, token=self.token, init=self.init)
         return [spec for spec in concepts if not _is_of_runs(spec.pictures, output)]

@@ -28,15 +28,18 @@ class Merge:
         """Merges, and names the words in the new file."""
         from ti_jax.concepts.formats import write
         from ti_jax.concepts.merging import merge
+        from ti_jax.files import locate
 
         *sources, target = self.files or ("",)
         if len(sources) < 2:
             raise UserError("name two embedding files or more, and the new file after them")
+        target = in_output(self.common, target)
+        if locate(target).exists():
+            raise UserError(f"{target} is there already: name a new file last, or remove it first")
         concepts = merge(
             [concept for source in sources for concept in load_concepts(source)],
             on_clash=self.on_clash,
         )
-        target = in_output(self.common, target)
         write(concepts, target, to="official")
         words = [concept.placeholder for concept in concepts]
         print(json.dumps({"file": target, "tokens": words}) if self.common.json else f"{target}: {', '.join(words)}")

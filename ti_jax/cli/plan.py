@@ -52,9 +52,9 @@ class Plan:
             },
             debug=self.common.debug,
         )
+        print(json.dumps(costs) if self.common.json else "\n".join(_lines(costs)))
         if self.common.output:
             write_text(in_output(self.common, "plan.json"), json.dumps(costs, indent=2) + "\n")
-        print(json.dumps(costs) if self.common.json else "\n".join(_lines(costs)))
 
 
 def _lines(costs: dict[str, Any]) -> list[str]:

@@ -11,9 +11,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32, Key
 
-from ti_jax.concepts.concept import Concept
 from ti_jax.concepts.formats.content import show
-from ti_jax.concepts.formats.read import READABLE
+from ti_jax.concepts.formats.read import READABLE, read_all
 from ti_jax.concepts.prompts import is_word
 from ti_jax.errors import UserError
 
@@ -112,7 +111,10 @@ def is_path(initializer: str) -> bool:
 
 
 def _from_file(path: str, num_vectors: int | None, width: int, encoder: str) -> np.ndarray:
-    vectors = Concept.load(path).vectors
+    concepts = read_all(path)
+    if len(concepts) > 1:
+        raise UserError(f"{path} holds several concepts: write the one to begin with by ti-jax convert --token")
+    vectors = concepts[0].vectors
     name = encoder if encoder in vectors else next(iter(vectors))
     found = np.asarray(vectors[name], np.float32)
     if found.shape[1] != width:

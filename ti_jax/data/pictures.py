@@ -97,13 +97,14 @@ def read_picture(path: epath.PathLike) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def read_mask(path: epath.PathLike) -> UInt8[np.ndarray, "height width"]:
-    """A picture file at its own size in grey, 255 where it is white, transparent or not.
+    """A picture file at its own size in grey, 255 where it is white, whether that is transparent or not.
 
     Raises:
         UserError: if it cannot be read.
     """
 
     def grey(image: Image.Image) -> Image.Image:
+        image.info.pop("transparency", None)
         return _rgb(image.convert("RGB") if image.has_transparency_data else image).convert("L")
 
     return np.asarray(_converted(path, grey))

@@ -78,21 +78,21 @@ class Checkpoints:
             items = ocp.args.Composite(state=_Arrays(_by_path(state)), metadata=ocp.args.JsonSave(metadata))
             self._manager.save(step, args=items)
 
-    def load(self, config: InversionConfig) -> dict[str, Saved]:
+    def load(self, config: InversionConfig) -> list[Saved]:
         """What is in the newest checkpoint.
 
         Args:
             config: of the run; a slot's state has the shape that its optimiser and stopping rule give it.
 
         Returns:
-            the state of each concept by name; nothing if there is no checkpoint.
+            the state of each concept; nothing if there is no checkpoint.
 
         Raises:
             UserError: if it cannot be read.
         """
         step = self.latest_step
         if step is None:
-            return {}
+            return []
         try:
             items = ocp.args.Composite(state=_Arrays(), metadata=ocp.args.JsonRestore())
             stored = self._manager.restore(step, args=items)
@@ -105,7 +105,9 @@ class Checkpoints:
                 f"({type(error).__name__}): delete that step's folder to resume from the one before"
             ) from error
         occupants = {slot: Occupant(*occupant) for slot, *occupant in metadata["occupants"]}
-        return {o.name: Saved(o.fingerprint, read_slot(state, slot, o.num_vectors)) for slot, o in occupants.items()}
+        return [
+            Saved(own.name, own.fingerprint, read_slot(state, slot, own.num_vectors)) for slot, own in occupants.items()
+        ]
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -147,8 +149,9 @@ class _Arrays(ocp.args.CheckpointArgs):
 
 
 def _by_path(state: SlotState) -> dict[str, np.ndarray]:
-    """The leaves of a state by their places in the tree."""
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    """The leaves of a state by their places in the tree, in the order of rows, which safetensors takes for granted."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
 
 
 def _from_paths(arrays: Mapping[str, np.ndarray], like: SlotState) -> SlotState:

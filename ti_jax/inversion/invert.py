@@ -77,7 +77,7 @@ def invert(
             folder.open(resume=resume, overwrite=overwrite)
             folder.claim(as_dict(config), prepared.identity)
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
-            saved = checkpoints.load(config).get(spec.name)
+            saved = next(iter(checkpoints.load(config)), None)
         job = Job(pipeline, prepared, config, folder, saved)
         loop = Loop(
             Engine(pipeline, config, 1, Bounds.of(prepared), mesh),

@@ -150,11 +150,12 @@ def _run(
         checkpoints = None
         if folder is not None:
             lines = folder.ended()
-            failed_before = {name for name, line in lines.items() if line["status"] != "finished"}
-            queue = [spec for spec in queue if spec.name not in lines or spec.name in failed_before]
-            logger.info("%d concepts to learn, %d are finished", len(queue), len(lines) - len(failed_before))
-            saved = folder.saved(config)
-            checkpoints = stack.enter_context(Checkpoints(folder.checkpoints_of(engine.slots)))
+            finished = {name for name, line in lines.items() if line["status"] == "finished"}
+            failed_before = lines.keys() - finished
+            queue = [spec for spec in queue if spec.name not in finished]
+            logger.info("%d concepts to learn, %d are finished", len(queue), len(finished))
+            saved = {run: state for run, state in folder.saved(config).items() if state.name not in finished}
+            checkpoints = stack.enter_context(Checkpoints(folder.own_checkpoints))
         under_way = {name for name, _ in saved}
         queue = sorted(queue, key=lambda spec: spec.name not in under_way)
 
@@ -164,7 +165,9 @@ def _run(
                 prepared = prepare(pipeline, spec, own)
                 place = None if folder is None else folder.run_folder(spec.name)
                 if place is not None:
-                    mended = spec.name in failed_before and place.is_of_another_run(prepared.identity)
+                    begun = spec.name in under_way or place.has_metrics
+                    free = spec.name in failed_before or not begun
+                    mended = free and place.is_of_another_run(prepared.identity)
                     place.open(resume=not mended, overwrite=mended)
                     place.claim(as_dict(own), prepared.identity)
                 return Job(pipeline, prepared, own, place, saved.get((spec.name, prepared.fingerprint)), contact_sheets)
@@ -178,6 +181,7 @@ def _run(
             stack.enter_context(contextlib.closing(_ahead(begin, queue))),
             total=len(queue),
             checkpoints=checkpoints,
+            waiting=saved.values(),
             profile=folder.profile if folder is not None and config.profile else None,
             on_progress=on_progress,
             should_stop=should_stop,

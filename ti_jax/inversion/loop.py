@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,7 +15,7 @@ from ti_jax.errors import UserError
 from ti_jax.inversion.engine import Engine
 from ti_jax.inversion.job import Job
 from ti_jax.inversion.result import Failure, Interrupted, QueueProgress, Result
-from ti_jax.inversion.slots import Occupant
+from ti_jax.inversion.slots import Occupant, Saved, add_slots
 
 if TYPE_CHECKING:
     from ti_jax.inversion.checkpoint import Checkpoints
@@ -31,6 +31,7 @@ class Loop:
         queue: concepts ready to begin, or what was wrong with one.
         total: how many there are.
         checkpoints: where the state of all slots is saved; None for nowhere.
+        waiting: states of concepts, which stay in the checkpoints until a concept of their name has a slot.
         profile: a local folder to record the second chunk in; None for no record.
         on_progress: called after each chunk of steps.
         should_stop: asked after each chunk; if true, everything is saved and `Interrupted` raised.
@@ -43,11 +44,13 @@ class Loop:
         *,
         total: int = 1,
         checkpoints: Checkpoints | None = None,
+        waiting: Iterable[Saved] = (),
         profile: epath.Path | None = None,
         on_progress: Callable[[QueueProgress], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self._engine, self._queue, self._total, self._checkpoints = engine, queue, total, checkpoints
+        self._waiting = list(waiting)
         self._on_progress, self._should_stop = on_progress, should_stop
         self._jobs: list[Job | None] = [None] * engine.slots
         self._clock = (checkpoints and checkpoints.latest_step) or 0
@@ -103,6 +106,7 @@ class Loop:
                     else:
                         job.began = time.perf_counter()
                         self._jobs[slot] = job
+                        self._waiting = [saved for saved in self._waiting if saved.name != job.name]
                         continue
                 self._failed += 1
                 yield job
@@ -160,7 +164,9 @@ class Loop:
         for job in jobs.values():
             job.write_metrics()
         occupants = {slot: Occupant(job.name, job.num_vectors, job.prepared.fingerprint) for slot, job in jobs.items()}
-        self._checkpoints.save(self._clock, self._engine.snapshot(), occupants)
+        occupants |= {len(self._jobs) + i: saved.occupant for i, saved in enumerate(self._waiting)}
+        state = add_slots(self._engine.snapshot(), [saved.state for saved in self._waiting])
+        self._checkpoints.save(self._clock, state, occupants)
 
     def _report(self, jobs: dict[int, Job]) -> None:
         if self._on_progress is None:

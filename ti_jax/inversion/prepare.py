@@ -141,7 +141,7 @@ def _identity(
         **settings_identity(pipeline, config),
     }
     if config.optimizer.schedule != "constant":
-        identity["steps"] = config.steps  # a schedule that falls depends on where it ends
+        identity["steps"] = as_dict(config)["steps"]  # a schedule that falls depends on where it ends
     return json.loads(json.dumps(identity))
 
 

@@ -3,7 +3,7 @@
 config.json                        what was asked for
 results.jsonl                      one line a concept that has ended; of all hosts, once each has come to its end
 results-host-I-of-N.jsonl          where there are several hosts: those of one of them, as they end
-checkpoints/host-I-of-N-slots-S/   state of that host's slots; with fewer, what they leave waiting stays in its own
+checkpoints/host-I-of-N/           state of that host's slots, and of what waits for one
 NAME/                              run folder of a concept, without checkpoints of its own
 
 Hosts write different files and read each other's; nothing else is between them.
@@ -62,9 +62,10 @@ class QueueFolder(Folder):
             raise UserError(f"several hosts share {self.path}: delete it yourself, or choose another --output")
         super().check(resume=resume or several, overwrite=overwrite)
 
-    def checkpoints_of(self, slots: int) -> epath.Path:
-        """Where the checkpoints of this host go while it has so many slots."""
-        return self.checkpoints / f"host-{self._host.index}-of-{self._host.count}-slots-{slots}"
+    @property
+    def own_checkpoints(self) -> epath.Path:
+        """Where the checkpoints of this host go."""
+        return self.checkpoints / f"host-{self._host.index}-of-{self._host.count}"
 
     def run_folder(self, name: str) -> RunFolder:
         """The folder of a concept."""
@@ -78,25 +79,31 @@ class QueueFolder(Folder):
         The other hosts of the same number have other concepts, and may be writing.
         """
         newest: dict[tuple[str, str], Saved] = {}
-        for folder in sorted(self.checkpoints.glob("host-*-of-*-slots-*")):
-            _, index, _, count, _, _ = folder.name.split("-")
+        for folder in sorted(self.checkpoints.glob("host-*-of-*")):
+            _, index, _, count, *_ = folder.name.split("-")
             if int(count) == self._host.count and int(index) != self._host.index:
                 continue
             with Checkpoints(folder, own=False) as checkpoints:
-                for name, saved in checkpoints.load(config).items():
-                    run = name, saved.fingerprint
+                for saved in checkpoints.load(config):
+                    run = saved.name, saved.fingerprint
                     if run not in newest or saved.state.step > newest[run].state.step:
                         newest[run] = saved
         return newest
 
     def ended(self) -> dict[str, Line]:
-        """The line of each concept that has ended on any host, by name; where there are several, one that finished."""
+        """The line of each concept that has ended on any host, by name; where there are several, one that finished.
+
+        One that finished and whose folder was deleted since has not ended. Of failures the last is this host's own, and
+        the first what is merged of earlier sessions.
+        """
         lines: dict[str, Line] = {}
-        for file in sorted(self.path.glob("results*.jsonl")):
+        merged = self.path / "results.jsonl"
+        for file in sorted(self.path.glob("results*.jsonl"), key=lambda file: (file == self._results, file != merged)):
             for name, line in self._read(file).items():
                 if lines.get(name, line)["status"] != "finished" or line["status"] == "finished":
                     lines[name] = line
-        return lines
+        there = {entry.name for entry in self.path.iterdir()}
+        return {name: line for name, line in lines.items() if line["status"] != "finished" or name in there}
 
     def add(self, line: Line) -> None:
         """Adds how a concept ended."""

@@ -23,7 +23,7 @@ class Progress:
     step: int
     total_steps: int
     loss: float
-    """Mean over the steps since the last report."""
+    """Mean over the latest `evaluate_every` steps."""
     norm: float
     """Of the vectors, over the vocabulary's median."""
     fixed_loss: float | None

@@ -31,6 +31,11 @@ class RunFolder(Folder):
         """Writes every measurement so far."""
         write_text(self.path / "metrics.jsonl", history.to_jsonl())
 
+    @property
+    def has_metrics(self) -> bool:
+        """Whether anything was measured: a folder is made when its concept is made ready, which may then wait."""
+        return (self.path / "metrics.jsonl").exists()
+
     def read_metrics(self, *, steps: int) -> History:
         """The measurements up to a number of steps, which is where a resumed run goes on.
 

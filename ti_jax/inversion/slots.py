@@ -6,7 +6,7 @@ are padded to common bounds, and counts or masks say how many are real.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -82,10 +82,16 @@ class Occupant(NamedTuple):
 class Saved(NamedTuple):
     """What a checkpoint holds of one concept."""
 
+    name: str
     fingerprint: str
     """Of the run that the state belongs to."""
     state: SlotState
     """In host memory, without the axis of slots and without padding."""
+
+    @property
+    def occupant(self) -> Occupant:
+        """Of the slot that it was in."""
+        return Occupant(self.name, len(next(iter(self.state.vectors.values()))), self.fingerprint)
 
 
 def active(state: SlotState, inputs: SlotInputs) -> Bool[Array, " slots"]:
@@ -138,3 +144,24 @@ def read_slot(state: SlotState, slot: int, num_vectors: int) -> SlotState:
     """
     rows = jax.tree.map(lambda leaf: np.array(leaf[slot]), state)
     return jax.tree.map(lambda leaf: leaf[:num_vectors] if leaf.ndim == 2 else leaf, rows)
+
+
+def add_slots(state: SlotState, rows: Sequence[SlotState]) -> SlotState:
+    """A state with more slots after its own.
+
+    Args:
+        state: of all slots, in host memory.
+        rows: of one slot each, as `read_slot` gives them.
+
+    Returns:
+        copies, vectors padded with zeros to the largest.
+    """
+
+    def join(leaf: np.ndarray, *others: np.ndarray) -> np.ndarray:
+        parts = [leaf, *(other[None] for other in others)]
+        if leaf.ndim == 3:
+            most = max(part.shape[1] for part in parts)
+            parts = [np.pad(part, ((0, 0), (0, most - part.shape[1]), (0, 0))) for part in parts]
+        return np.concatenate(parts)
+
+    return jax.tree.map(join, state, *rows)

@@ -104,13 +104,13 @@ def plan(
 
     def compiled(slots: int) -> Compiled:
         logger.info("compiling for %d slots; this takes minutes for a large model", slots)
-        result = compile_chunk(pipeline, config, slots, bounds, devices, chip.memory)
+        result = compile_chunk(pipeline, config, slots, bounds, devices, chip.program_memory)
         held = "what it holds is not known" if result.peak is None else f"{result.peak / 2**30:.2f} GiB held"
         logger.info("%s with %d slots: %s", "fits" if result.fits else "does not fit", slots, held)
         return result
 
     asked = compiled(slots)
-    most = most_slots(compiled, {slots: asked}, len(devices), chip.memory) if search else None
+    most = most_slots(compiled, {slots: asked}, len(devices), chip.program_memory) if search else None
     seconds: dict[str, float] = {}
     if asked.flops is not None and asked.moved is not None:
         seconds = {"arithmetic": asked.flops / chip.flops, "memory": asked.moved.memory / chip.bandwidth}
@@ -126,7 +126,7 @@ def plan(
         dtype=pipeline.precision.compute,
         fits=asked.fits,
         peak_bytes=asked.peak,
-        device_bytes=chip.memory,
+        device_bytes=chip.program_memory,
         flops=asked.flops,
         bytes_accessed=None if asked.moved is None else asked.moved.total,
         memory_bytes=None if asked.moved is None else asked.moved.memory,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +22,7 @@ class Chip:
 
     platform: Literal["tpu", "cuda"]
     memory: int
-    """Bytes that a program can have."""
+    """Bytes; of a TPU those that a program can have."""
     flops: float
     """Peak of matrix products in bfloat16, in float16 where that is not to be had, operations a second."""
     bandwidth: float
@@ -30,6 +31,14 @@ class Chip:
     """What else XLA's compiler wants to know of it."""
     capability: tuple[int, int] | None = None
     """Of CUDA, if it has it."""
+
+    @property
+    def program_memory(self) -> int:
+        """Bytes that a program can have: JAX takes a part of a GPU's memory and no more (`jaxlib/xla_client.py`)."""
+        if self.platform == "tpu":
+            return self.memory
+        given = os.environ.get("XLA_CLIENT_MEM_FRACTION") or os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
+        return int(self.memory * float(given or 0.75))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,6 @@ whose vectors (`layouts`). `docs/formats.md` lists them by program.
 """
 
 from ti_jax.concepts.formats.read import read, read_all
-from ti_jax.concepts.formats.write import write
+from ti_jax.concepts.formats.write import default_format, write
 
-__all__ = ["read", "read_all", "write"]
+__all__ = ["default_format", "read", "read_all", "write"]

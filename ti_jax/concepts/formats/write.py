@@ -42,7 +42,7 @@ def write(concepts: Concept | Sequence[Concept], path: epath.PathLike, *, to: st
     suffix = epath.Path(path).suffix
     if suffix not in WRITABLE:
         raise UserError(f"{path}: concepts are written as .safetensors, or as .pt or .bin")
-    to = to or ("a1111" if suffix == ".pt" else "diffusers")
+    to = to or default_format(path)
     if to not in FORMATS:
         raise UserError(f"there is no format {to!r}: choose one of {', '.join(FORMATS)}")
     try:
@@ -50,6 +50,11 @@ def write(concepts: Concept | Sequence[Concept], path: epath.PathLike, *, to: st
     except ImportError as error:
         raise UserError(f'{path} is written by torch: pip install "ti-jax[torch]"') from error
     write_bytes(path, data)
+
+
+def default_format(path: epath.PathLike) -> str:
+    """The program that a file is for, by its ending, if nothing else is said."""
+    return "a1111" if epath.Path(path).suffix == ".pt" else "diffusers"
 
 
 def _one(concepts: Sequence[Concept], suffix: str, to: str) -> bytes:
