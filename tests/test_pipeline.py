@@ -1,5 +1,6 @@
 """Whole models: folders that PyTorch wrote, in all the layouts of the hub, opened here and by PyTorch."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from twins import old_text_encoder, old_vae, open_twin, rewrite_json, rewrite_tensors, shake, write_tokenizer
 
 import ti_jax
+from ti_jax.diffusion.plan import plan
 from ti_jax.errors import UserError
 from ti_jax.pipeline import _natural_type
 from ti_jax.weights import rules
@@ -199,6 +201,21 @@ def test_any_scheduler(kind, folder):
     schedule = ti_jax.load(folder).schedule
     np.testing.assert_allclose(schedule.alphas_cumprod, scheduler.alphas_cumprod, rtol=1e-6)
     assert schedule.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [("DDIM", "ddim"), ("DDPM", "ddpm"), ("EulerDiscrete", "euler"), ("DPMSolverMultistep", "dpm++")],
+)
+def test_timesteps_have_an_offset_though_the_file_has_none(kind, sampler, folder):
+    config = {**json.loads((folder / "scheduler/scheduler_config.json").read_text()), "timestep_spacing": "leading"}
+    del config["steps_offset"]
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps({**config, "_class_name": f"{kind}Scheduler"}))
+    rewrite_json(folder / "model_index.json", scheduler=["diffusers", f"{kind}Scheduler"])
+    scheduler = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).scheduler
+    scheduler.set_timesteps(20)
+    ours = plan(ti_jax.load(folder).schedule, sampler, 20).steps.timestep
+    np.testing.assert_array_equal(ours, scheduler.timesteps.numpy())
 
 
 def test_text_encoder_with_projection(folder):

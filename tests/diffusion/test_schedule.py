@@ -78,6 +78,8 @@ def test_config_of_the_first_versions():
     reference = diffusers.DDIMScheduler(500, 0.00085, 0.012, "scaled_linear")
     schedule = NoiseSchedule.from_config({**old, "timesteps": 500, "timestep_values": None})
     np.testing.assert_allclose(schedule.alphas_cumprod, reference.alphas_cumprod, rtol=2e-6)
+    for was, is_now in ((True, "epsilon"), (False, "sample")):
+        assert NoiseSchedule.from_config({**old, "predict_epsilon": was}).prediction_type == is_now
     with pytest.raises(UserError, match=r"timestep_values = \[1\]|timestep_values = \(1,\)"):
         NoiseSchedule.from_config({**old, "timestep_values": [1]})
 

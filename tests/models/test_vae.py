@@ -1,8 +1,6 @@
 """The autoencoder against diffusers, by block and whole."""
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from diffusers import AutoencoderKL as TorchVAE
 from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D as TorchDown
@@ -73,25 +71,6 @@ def test_mid_block(channels, groups, side):
     )
     x = draws(1, side, side, channels)
     check(run(ours, x), nhwc(reference(nchw(x), None)), 1e-5)
-
-
-def test_tiles():
-    """Each as PyTorch decodes it alone, weighted by its distance from the edge."""
-    reference, ours = pair(
-        TorchVAE(**SIZES), lambda **t: AutoencoderKL(AutoencoderKLConfig(**SIZES), **t), VAE, **TYPES
-    )
-    latents = draws(2, 9, 5, 4)
-    sums, weights = np.zeros((2, 18, 10, 3)), np.zeros((18, 10, 1))
-    fading = np.minimum(1, np.array([1, 3, 5, 7, 9, 11, 11, 9, 7, 5, 3, 1]) / 8)  # over 2 latents, of 2 pixels each
-    fading_across = np.minimum(1, np.array([1, 3, 5, 7, 9, 9, 7, 5, 3, 1]) / 8)  # of the narrower picture
-    for top in (0, 3):
-        here = np.s_[2 * top : 2 * top + 12]
-        weight = fading[:, None, None] * fading_across[None, :, None]
-        sums[:, here] += weight * nhwc(reference.decode(nchw(latents[:, top : top + 6])).sample)
-        weights[here] += weight
-    decoded = jax.jit(lambda m, x: m.decode_tiled(x, tile=6, overlap=2))(ours, latents)
-    check(decoded, sums / weights, 1e-4)
-    check(run(ours, latents, method="decode_tiled"), nhwc(reference.decode(nchw(latents)).sample), 1e-4)
 
 
 def test_config_is_strict():

@@ -66,6 +66,8 @@ def test_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolve("owner/model") == Path("owner/model")
     assert resolve("~/owner/model") == tmp_path / "owner/model"
+    with pytest.raises(UserError, match="owner/model is on this machine, and has no revisions"):
+        resolve("owner/model", revision="v2")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./models/sd", "../sd", "sd-1.5", "a/b/c", "concepts"])
@@ -73,6 +75,12 @@ def test_no_such_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"there is no folder .*: give one in diffusers format, an id on the hub"):
         resolve(name)
+
+
+def test_a_file_has_no_variants(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="is one file, and has no variants"):
+        resolve(str(tmp_path / "model.safetensors"), variant="fp16")
 
 
 def test_single_file(tmp_path):
@@ -149,6 +157,10 @@ REPOSITORIES = {
         "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
         "unet/diffusion_pytorch_model.fp16-00002-of-00002.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
+    ),
+    "owner/fp16": repository(
+        *(f"{network}/diffusion_pytorch_model.fp16.safetensors" for network in ("unet", "vae")),
+        "text_encoder/model.fp16.safetensors",
     ),
     "owner/flux": repository("unet/diffusion_pytorch_model.safetensors", kind="FluxPipeline"),
     "owner/gligen": repository(
@@ -240,6 +252,7 @@ def test_variants_shards_and_pickled_files(hub, fetch):
         ("owner/full", "v9", "owner/full has no revision v9 on the hub"),
         ("owner/flux", None, "owner/flux is a FluxPipeline, which cannot be loaded"),
         ("owner/gligen", None, "attention_type"),
+        ("owner/fp16", None, r'owner/fp16 has no weights of its \w+ on the hub .*variant="fp16"'),
         ("owner/lora", None, r"owner/lora is not a pipeline in diffusers format"),
     ],
 )

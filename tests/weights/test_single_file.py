@@ -18,6 +18,7 @@ from twins import shake
 
 import ti_jax
 from ti_jax.diffusion.config import sampler_options
+from ti_jax.diffusion.plan import plan
 from ti_jax.errors import UserError
 from ti_jax.models.presets import preset
 from ti_jax.pipeline import NETWORKS
@@ -209,14 +210,26 @@ def test_stable_diffusion_2_under_the_names_of_1(sd2_twin, tmp_path):
     assert ours.fingerprint == pipeline.fingerprint
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
-def test_a_projection_that_savers_leave(kind, tmp_path):
-    """CLIP's own, which no Stable Diffusion uses of this encoder."""
+PROJECTION, POSITIONS = "transformer.text_projection.weight", "transformer.text_model.embeddings.position_ids"
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("sd1", f"cond_stage_model.{PROJECTION}"),
+        ("sdxl", f"conditioner.embedders.0.{PROJECTION}"),
+        ("sd2", f"cond_stage_model.model.{POSITIONS}"),
+        ("sdxl", f"conditioner.embedders.1.model.{POSITIONS}"),
+    ],
+)
+def test_what_savers_leave(kind, left, tmp_path):
+    """CLIP's own projection, which no Stable Diffusion uses of these encoders, and the numbers of its positions."""
     pipe = Pipe(kind)
-    place = "cond_stage_model" if kind == "sd1" else "conditioner.embedders.0"
-    left = {f"{place}.transformer.text_projection.weight": torch.randn(64, 64)}
-    save_file({**original_layout(pipe), **left}, tmp_path / "model.safetensors")
-    same_weights(ti_jax.load(tmp_path / "model.safetensors", dtype="float32"), pipe)
+    tensor = torch.randn(64, 64) if PROJECTION in left else torch.arange(77)[None]
+    save_file({**original_layout(pipe), left: tensor}, tmp_path / "model.safetensors")
+    prediction = "epsilon" if kind == "sd2" else None
+    ours = ti_jax.load(tmp_path / "model.safetensors", dtype="float32", prediction_type=prediction)
+    same_weights(ours, pipe)
 
 
 # Empty tensors, as ComfyUI and others write them.
@@ -235,6 +248,7 @@ def test_markers_of_the_noise(markers, sdxl_twin, tmp_path, caplog):
     for pipeline in ti_jax.load(told), ti_jax.load(file, config=sdxl_twin[1].source):
         assert pipeline.schedule.prediction_type == ("v_prediction" if markers else "epsilon")
         np.testing.assert_allclose(pipeline.schedule.alphas_cumprod, expected, rtol=0, atol=1e-6)
+        assert plan(pipeline.schedule, "ddim", 10).steps.timestep[0] == (999 if "ztsnr" in markers else 901)
     assert "of no network here" not in caplog.text
     for options in {}, {"config": sdxl_twin[1].source}:
         pipeline = ti_jax.load(file if options else told, prediction_type="epsilon", **options)

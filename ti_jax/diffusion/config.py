@@ -61,6 +61,8 @@ def read_options(config: Mapping[str, Any]) -> dict[str, Any]:
         del options["timestep_values"]
     if "timesteps" in options:
         options.setdefault("num_train_timesteps", options.pop("timesteps"))
+    if "predict_epsilon" in options:
+        options.setdefault("prediction_type", "epsilon" if options.pop("predict_epsilon") else "sample")
     unknown = sorted(options.keys() - _KEYS)
     if unknown:
         raise UserError(f"scheduler config: {', '.join(f'{key} = {options[key]!r}' for key in unknown)} is not known")

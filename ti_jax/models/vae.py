@@ -16,7 +16,6 @@ from ti_jax.errors import UserError
 from ti_jax.models.attention import attention
 from ti_jax.models.config import ANY, check_divides, read_config
 from ti_jax.models.layers import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, conv, linear
-from ti_jax.models.tiling import over_tiles
 
 _EPSILON = 1e-6
 
@@ -248,27 +247,6 @@ class AutoencoderKL(nnx.Module):
     def decode_sliced(self, latents: Float[Array, "b h w l"]) -> Float[Array, "b h2 w2 c"]:
         """`decode` of one picture after the other, for when memory is short."""
         return jax.lax.map(lambda x: self.decode(x[None])[0], latents)
-
-    def decode_tiled(
-        self, latents: Float[Array, "b h w l"], *, tile: int = 64, overlap: int = 16
-    ) -> Float[Array, "b h2 w2 c"]:
-        """`decode` of one tile after the other, for pictures that are too large for memory.
-
-        Tiles do not see each other, so that colours may drift over a picture; where it is one tile, it is as `decode`.
-
-        Args:
-            latents: unscaled.
-            tile: latents in height and in width that are decoded at a time.
-            overlap: latents that neighbouring tiles share, and over which they are blended.
-
-        Returns:
-            pictures in float32.
-
-        Raises:
-            UserError: if the overlap is not less than the tile.
-        """
-        sizes = {"factor": self.config.factor, "tile": tile, "overlap": overlap}
-        return jax.lax.map(lambda picture: over_tiles(lambda x: self.decode(x[None])[0], picture, **sizes), latents)
 
 
 def _resnet(inputs: int, outputs: int, groups: int, *, rngs: nnx.Rngs, **types: Any) -> ResnetBlock2D:

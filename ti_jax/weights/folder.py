@@ -83,13 +83,10 @@ def _latent_scheduler(config: Mapping[str, Any], pipeline: str) -> dict[str, Any
     """A scheduler's config as diffusers' pipelines correct it: latents are not pictures, so nothing is clipped to
     [-1, 1], and those of Stable Diffusion 1 and 2 offset timesteps by one.
 
-    diffusers swaps a scheduler with the clipping switched on again where the file does not mention it; we never clip.
+    Where the file mentions neither, a diffusers pipeline loses both again when it is given another scheduler's class.
     """
-    corrected = {**config, "clip_sample": False}
-    offset = "steps_offset" in config or config.get("_class_name") == "DDIMScheduler"
-    if pipeline in _STABLE_DIFFUSION and offset:
-        corrected["steps_offset"] = 1
-    return corrected
+    offset = {"steps_offset": 1} if pipeline in _STABLE_DIFFUSION else {}
+    return {**config, "clip_sample": False, **offset}
 
 
 def _zeros_for_empty_prompt(index: Index) -> bool:

@@ -44,6 +44,10 @@ def resolve(source: str, *, variant: str | None = None, revision: str | None = N
         return BUNDLED / source
     path = _local(source)
     if path.exists():
+        if revision is not None:
+            raise UserError(f"{source} is on this machine, and has no revisions: leave revision out")
+        if variant is not None and path.is_file():
+            raise UserError(f"{source} is one file, and has no variants: leave variant out")
         return path
     if not _HUB_ID.fullmatch(source):
         raise UserError(
@@ -118,6 +122,9 @@ def _fetch(source: str, variant: str | None, revision: str | None, weights: bool
             _snapshot(source, commit, file_patterns(network, *kind))
             if has_weights(folder / network, variant=variant):
                 break
+        else:
+            hint = ' (if it has those of fp16 alone, say variant="fp16")' if variant is None else ""
+            raise UserError(f"{source} has no weights of its {network} on the hub that can be read{hint}")
     return folder
 
 

@@ -129,7 +129,7 @@ def open_clip_rules(config: CLIPTextConfig) -> Rules:
         # No linear layer but a matrix, which is the other way round.
         (*rules.CLIP_TEXT.rules, Rule("text_projection", "text_projection.kernel", legacy=True)),
         old_names=(*_starts(_OPEN_CLIP), *_insides(_OPEN_CLIP_INSIDE)),
-        ignore=("logit_scale", "attn_mask", *unused),
+        ignore=("logit_scale", "attn_mask", r"(transformer\.)?(text_model\.)?embeddings\.position_ids", *unused),
     )
 
 

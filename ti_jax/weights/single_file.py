@@ -72,7 +72,11 @@ _NOT_NEEDED = re.compile(
     r"|lvlb_weights|.*\.logit_scale"
 )
 """Averages, losses and tables that training leaves behind."""
-_MARKERS = {"v_pred": {"prediction_type": "v_prediction"}, "ztsnr": {"rescale_betas_zero_snr": True}}
+_MARKERS = {
+    "v_pred": {"prediction_type": "v_prediction"},
+    # Steps have to begin at the last timestep, or the noise is as incomplete as before (Lin et al. 2023).
+    "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+}
 """Tensors, mostly empty, that speak by their names alone; what ComfyUI, A1111 and Forge understand, as keys of a
 scheduler's config."""
 _RESBLOCK = re.compile(r"transformer\.resblocks\.(\d{1,4})\.")
