@@ -210,14 +210,14 @@ def test_stable_diffusion_2_under_the_names_of_1(sd2_twin, tmp_path):
     assert ours.fingerprint == pipeline.fingerprint
 
 
-PROJECTION, POSITIONS = "transformer.text_projection.weight", "transformer.text_model.embeddings.position_ids"
+OF_CLIP, POSITIONS = "transformer.text_projection.weight", "transformer.text_model.embeddings.position_ids"
 
 
 @pytest.mark.parametrize(
     ("kind", "left"),
     [
-        ("sd1", f"cond_stage_model.{PROJECTION}"),
-        ("sdxl", f"conditioner.embedders.0.{PROJECTION}"),
+        ("sd1", f"cond_stage_model.{OF_CLIP}"),
+        ("sdxl", f"conditioner.embedders.0.{OF_CLIP}"),
         ("sd2", f"cond_stage_model.model.{POSITIONS}"),
         ("sdxl", f"conditioner.embedders.1.model.{POSITIONS}"),
     ],
@@ -225,7 +225,7 @@ PROJECTION, POSITIONS = "transformer.text_projection.weight", "transformer.text_
 def test_what_savers_leave(kind, left, tmp_path):
     """CLIP's own projection, which no Stable Diffusion uses of these encoders, and the numbers of its positions."""
     pipe = Pipe(kind)
-    tensor = torch.randn(64, 64) if PROJECTION in left else torch.arange(77)[None]
+    tensor = torch.randn(64, 64) if OF_CLIP in left else torch.arange(77)[None]
     save_file({**original_layout(pipe), left: tensor}, tmp_path / "model.safetensors")
     prediction = "epsilon" if kind == "sd2" else None
     ours = ti_jax.load(tmp_path / "model.safetensors", dtype="float32", prediction_type=prediction)

@@ -102,7 +102,7 @@ class QueueFolder(Folder):
             for name, line in self._read(file).items():
                 if lines.get(name, line)["status"] != "finished" or line["status"] == "finished":
                     lines[name] = line
-        there = {entry.name for entry in self.path.iterdir()}
+        there = {entry.name for entry in self.path.iterdir()} if lines else set()  # a bucket has no empty folder
         return {name: line for name, line in lines.items() if line["status"] != "finished" or name in there}
 
     def add(self, line: Line) -> None:
