@@ -5,9 +5,9 @@
 Of each subject (`subjects.py`) a word is learned from five pictures. Its pictures stand against those of (i) the word
 it began with, (ii) names of the vocabulary, those that CLIP finds nearest to the pictures and those of the drawings
 nearest to them, (iii) captions that a person would write; of (ii) and (iii) the prompt counts whose pictures come out
-best. Two judges: likeness to the five pictures by CLIP, and whether the
-nearest subject by the classifier's features is the right one. Then prompts with the word: background, place, treatment.
-Learned words are kept in a folder beside the output, so that a run that was stopped goes on.
+best. Two judges: likeness to the five pictures by CLIP, and whether the nearest subject by the classifier's features is
+the right one. Then prompts with the word: background, place, treatment. Learned words are kept in a folder beside the
+output, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations

@@ -165,9 +165,9 @@ def _run(
                 prepared = prepare(pipeline, spec, own)
                 place = None if folder is None else folder.run_folder(spec.name)
                 if place is not None:
-                    begun = spec.name in under_way or place.has_metrics
-                    free = spec.name in failed_before or not begun
-                    mended = free and place.is_of_another_run(prepared.identity)
+                    has_begun = spec.name in under_way or place.has_metrics
+                    may_change = spec.name in failed_before or not has_begun
+                    mended = may_change and place.is_of_another_run(prepared.identity)
                     place.open(resume=not mended, overwrite=mended)
                     place.claim(as_dict(own), prepared.identity)
                 return Job(pipeline, prepared, own, place, saved.get((spec.name, prepared.fingerprint)), contact_sheets)
