@@ -178,6 +178,7 @@ def test_words_that_do_not_fit(pipeline):
             UserError, match=r"two concepts have the word .*: write one of them anew with ti-jax convert"
         ):
             ti_jax.generate(pipeline, "a", concepts=[_concept(pipeline, first), _concept(pipeline, second)])
-    stranger = ti_jax.Concept("<fox>", {"text_encoder": np.zeros((1, 7), np.float32)})
-    with pytest.raises(UserError, match="another model"):
-        ti_jax.generate(pipeline, "a", concepts=[stranger])
+    fitting = np.zeros((1, pipeline.widths["text_encoder"]), np.float32)
+    for strange in {"text_encoder": np.zeros((1, 7))}, {"text_encoder": fitting, "text_encoder_2": fitting}:
+        with pytest.raises(UserError, match="another model"):
+            ti_jax.generate(pipeline, "a", concepts=[ti_jax.Concept("<fox>", strange)])

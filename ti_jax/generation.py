@@ -226,16 +226,15 @@ def _join(
             )
         placeholders[concept.placeholder] = concept.num_vectors
     vectors: dict[str, Array] = {}
+    for concept in concepts:
+        widths = {name: values.shape[1] for name, values in concept.vectors.items()}
+        if widths != pipeline.widths:
+            found, wanted = (", ".join(f"{k} {v}" for k, v in sizes.items()) for sizes in (widths, pipeline.widths))
+            raise UserError(
+                f"{concept.placeholder} has vectors of another model: {found}, where this one wants {wanted}"
+            )
     for name, width in pipeline.widths.items():
-        parts = []
-        for concept in concepts:
-            found = concept.vectors.get(name)
-            if found is None or found.shape[1] != width:
-                sizes = ", ".join(f"{k} {v.shape[1]}" for k, v in concept.vectors.items())
-                raise UserError(
-                    f"{concept.placeholder} has vectors of another model: {sizes}, where this one wants {name} {width}"
-                )
-            parts.append(np.asarray(found, np.float32))
+        parts = [np.asarray(concept.vectors[name], np.float32) for concept in concepts]
         joined = np.concatenate([np.zeros((0, width), np.float32), *parts])
         # Filled up with some that no position refers to, so that hardly any word compiles again.
         rows = max(1, -(-len(joined) // _VECTORS)) * _VECTORS

@@ -107,6 +107,13 @@ def test_ids_equal_those_of_added_tokens(tokenizer, case):
     assert len(tokenizer) == reference.first_added
 
 
+@pytest.mark.parametrize("saved", [{"<fox>": 3}, {"[v]": 2, "<fox>": 1}], ids=str)
+def test_words_that_were_saved_into_a_model(tokenizer, saved):
+    reference, prompt = Reference(tokenizer, saved), "a <fox>, [v] <fox>"
+    ids = tokenize([prompt], reference.tokenizer, {}, max_length=MAX_LENGTH).ids[0]
+    assert ids.tolist() == reference(prompt)
+
+
 @pytest.mark.parametrize(
     ("placeholders", "prompt"),
     [

@@ -167,6 +167,7 @@ REPOSITORIES = {
         "unet/diffusion_pytorch_model.safetensors", **{"unet/config.json": b'{"attention_type": "gated"}'}
     ),
     "owner/clip": {name: name.encode() for name in (*CLIP, "pytorch_model.bin", *OTHER_OF_CLIP)},
+    "owner/concept": {name: name.encode() for name in ("learned_embeds.bin", "token_identifier.txt", "README.md")},
     "owner/lora": {"README.md": b"", "lora.safetensors": b""},
 }
 
@@ -209,6 +210,13 @@ def test_clip(hub, fetch):
     assert done.returncode == 0, done.stderr
     assert sorted(hub.fetched) == sorted(CLIP | {"pytorch_model.bin"})
     assert (Path(done.stdout) / "config.json").exists()
+
+
+def test_concept(hub, fetch):
+    done = fetch("owner/concept", endpoint=endpoint(hub), by="resolve_concept")
+    assert done.returncode == 0, done.stderr
+    assert hub.fetched == ["learned_embeds.bin"]
+    assert (Path(done.stdout) / "learned_embeds.bin").exists()
 
 
 def test_only_what_is_needed_is_fetched_and_then_kept(hub, fetch):

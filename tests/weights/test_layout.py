@@ -29,6 +29,7 @@ def folder(tmp_path):
         ("unet", [f"{UNET}.safetensors.index.json"], None, f"{UNET}.safetensors.index.json"),
         ("unet", [f"{UNET}.safetensors.index.fp16.json"], "fp16", f"{UNET}.safetensors.index.fp16.json"),
         ("unet", [f"{UNET}.fp16.safetensors.index.json"], "fp16", f"{UNET}.fp16.safetensors.index.json"),
+        ("unet", [f"{UNET}.safetensors.fp16.index.json"], "fp16", f"{UNET}.safetensors.fp16.index.json"),
         ("vae", [f"{UNET}.bin", f"{UNET}.non_ema.safetensors"], None, f"{UNET}.bin"),
         ("text_encoder", ["pytorch_model.bin", f"{TEXT}.safetensors"], None, f"{TEXT}.safetensors"),
         ("text_encoder", ["pytorch_model.bin", "pytorch_model.fp16.bin"], "fp16", "pytorch_model.fp16.bin"),
@@ -68,5 +69,5 @@ def test_nothing(folder, tmp_path):
 def test_patterns_hold_names_and_shards():
     (kind, *_) = file_kinds("unet", "fp16")
     patterns = file_patterns("unet", *kind)
-    assert patterns[:3] == [f"unet/{name}" for name in file_names("unet", *kind)]
-    assert patterns[3] == f"unet/{UNET}.fp16-*.safetensors"
+    shards = (f"{UNET}.fp16-*.safetensors", f"{UNET}-*.fp16.safetensors")
+    assert patterns == [f"unet/{name}" for name in (*file_names("unet", *kind), *shards)]

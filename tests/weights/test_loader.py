@@ -135,6 +135,11 @@ def test_two_tensors_for_one_parameter(tensors):
         load(tensors, table)
 
 
+def test_ignored_names_that_fit(tensors):
+    block = load(tensors, Rules(rules.UNET.rules, ignore=(r"norms\.0\.bias",)))
+    np.testing.assert_array_equal(block.norms[0].bias[...], tensors["norms.0.bias"])
+
+
 def test_ignored_names(tensors):
     tensors["position_ids"] = np.arange(4)[None]
     load(tensors, Rules(rules.UNET.rules, ignore=("position_ids",)))

@@ -232,23 +232,28 @@ def test_what_savers_leave(kind, left, tmp_path):
     same_weights(ours, pipe)
 
 
-# Empty tensors, as ComfyUI and others write them.
+# Empty tensors, as ComfyUI and others write them; OneTrainer says zero SNR by the table itself.
 V_PREDICTION = {"v_pred": torch.zeros(0)}
 ZERO_SNR = {**V_PREDICTION, "ztsnr": torch.zeros(0)}
+OF_ONE_TRAINER = {**V_PREDICTION, "alphas_cumprod": torch.linspace(1, 0, 1000)}
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-@pytest.mark.parametrize("markers", [{}, V_PREDICTION, ZERO_SNR], ids=["none", "v", "zero SNR"])
-def test_markers_of_the_noise(markers, sdxl_twin, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("markers", "zero"),
+    [({}, False), (V_PREDICTION, False), (ZERO_SNR, True), (OF_ONE_TRAINER, True)],
+    ids=["none", "v", "zero SNR", "OneTrainer"],
+)
+def test_markers_of_the_noise(markers, zero, sdxl_twin, tmp_path, caplog):
     """Tensors that say by their names what no shape does; of the config they are worth more, and less than the user."""
     told, file = tmp_path / "told.safetensors", tmp_path / "model.safetensors"
     save_file({**original_layout(Pipe("sdxl")), **markers}, told)
     save_file({**original_layout(sdxl_twin[0]), **markers}, file)
-    expected = diffusers.DDIMScheduler(**NOISE, rescale_betas_zero_snr="ztsnr" in markers).alphas_cumprod.numpy()
+    expected = diffusers.DDIMScheduler(**NOISE, rescale_betas_zero_snr=zero).alphas_cumprod.numpy()
     for pipeline in ti_jax.load(told), ti_jax.load(file, config=sdxl_twin[1].source):
         assert pipeline.schedule.prediction_type == ("v_prediction" if markers else "epsilon")
         np.testing.assert_allclose(pipeline.schedule.alphas_cumprod, expected, rtol=0, atol=1e-6)
-        assert plan(pipeline.schedule, "ddim", 10).steps.timestep[0] == (999 if "ztsnr" in markers else 901)
+        assert plan(pipeline.schedule, "ddim", 10).steps.timestep[0] == (999 if zero else 901)
     assert "of no network here" not in caplog.text
     for options in {}, {"config": sdxl_twin[1].source}:
         pipeline = ti_jax.load(file if options else told, prediction_type="epsilon", **options)
@@ -320,6 +325,10 @@ BROKEN = {
     "nothing": (lambda tensors: {}, r"it has 0 tensors, none"),
     "Playground 2.5": (lambda tensors: {**tensors, "edm_mean": torch.zeros(4)}, r"EDM.*\(edm_mean\).*not supported"),
     "CosXL": (lambda tensors: {**tensors, "edm_vpred.sigma_max": torch.ones(())}, r"EDM.*\(edm_vpred\.sigma_max\)"),
+    "the paper's": (
+        lambda tensors: {**tensors, "cond_stage_model.transformer.attn_layers.layers.0.0.0.weight": torch.zeros(4)},
+        "is the paper's model as one file",
+    ),
     "a tensor missing": (
         without("model.diffusion_model.out.2.bias"),
         r"unet \(1 problems\):\n  conv_out\.bias \[4\] is missing",

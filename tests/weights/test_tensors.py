@@ -49,6 +49,15 @@ def test_bfloat16(tmp_path):
     np.testing.assert_array_equal(found.astype(np.float32), values.float().numpy())
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_float8(dtype, tmp_path):
+    values = torch.randn(3, 4).to(dtype)
+    save_torch({"w": values}, tmp_path / "model.safetensors")
+    torch.save({"w": values}, tmp_path / "model.bin")
+    for file in tmp_path.iterdir():
+        np.testing.assert_array_equal(read(file)["w"].astype(np.float32), values.float().numpy())
+
+
 @pytest.mark.parametrize("size", [0, 4, 60, -1])
 def test_truncated_safetensors(file, size):
     file.write_bytes(file.read_bytes()[:size])
@@ -90,6 +99,18 @@ def test_pickled(tmp_path, zipped):
     path = tmp_path / "pytorch_model.bin"
     torch.save({**state, "b": torch.ones(2).bfloat16() / 3}, path, _use_new_zipfile_serialization=zipped)
     check(path, {**VALUES, "b": (torch.ones(2).bfloat16() / 3).float().numpy()})
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"], ids=["NumPy 1", "NumPy 2"])
+def test_numbers_of_numpy(module, tmp_path):
+    """As a training state has them; NumPy 1 has another name for what makes them."""
+    rates = {"_last_lr": [np.float64(1e-4)], "step": np.int64(3), "loss": np.float32(0.1)}
+    tensors = {name: torch.tensor(values) for name, values in VALUES.items()}
+    torch.save({"lr_schedulers": [rates], "state_dict": tensors}, tmp_path / "saved.ckpt")
+    with zipfile.ZipFile(tmp_path / "saved.ckpt") as saved, zipfile.ZipFile(tmp_path / "model.ckpt", "w") as file:
+        for name in saved.namelist():
+            file.writestr(name, saved.read(name).replace(b"numpy._core.multiarray", module))
+    check(tmp_path / "model.ckpt")
 
 
 class Evil:

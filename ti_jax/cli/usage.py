@@ -42,16 +42,25 @@ def diffusers_loading(common: Common, concept: Concept) -> list[str]:
 
 
 def diffusers_calls(concept: Concept, file: str) -> list[str]:
-    """Lines of Python by which diffusers loads a file into `pipe`; those of two encoders one at a time."""
+    """Lines of Python by which diffusers loads a file into `pipe`; those of two encoders one at a time.
+
+    Of a word with capitals diffusers finds the first vector alone: its `maybe_convert_prompt` looks for tokens that are
+    in lower case already.
+    """
+    from ti_jax.concepts.prompts import fold
+
+    word = fold(concept.placeholder) if concept.num_vectors > 1 else concept.placeholder
+    hints = [] if word == concept.placeholder else [f"# and write {word} in prompts, in lower case"]
     if len(concept.vectors) == 1:
-        return [f"pipe.load_textual_inversion({file!r}, token={concept.placeholder!r})"]
+        return [f"pipe.load_textual_inversion({file!r}, token={word!r})", *hints]
     torch = not file.endswith(".safetensors")
     return [
         "import torch" if torch else "from safetensors.torch import load_file",
         f"state = torch.load({file!r}, weights_only=True)" if torch else f"state = load_file({file!r})",
         *(
-            f"pipe.load_textual_inversion(state[{key!r}], token={concept.placeholder!r}, "
+            f"pipe.load_textual_inversion(state[{key!r}], token={word!r}, "
             f"text_encoder=pipe.text_encoder{number}, tokenizer=pipe.tokenizer{number})"
             for key, number in (("clip_l", ""), ("clip_g", "_2"))
         ),
+        *hints,
     ]

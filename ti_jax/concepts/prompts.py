@@ -6,6 +6,7 @@ added tokens gives, but for the placeholder's own: those positions are marked in
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import unicodedata
@@ -120,6 +121,7 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, placeholders: Mapping[str, int]) -> None:
         self.tokenizer = tokenizer
         self.end = _id(tokenizer, "eos")
+        self._families = _families({token.content: i for i, token in tokenizer.added_tokens_decoder.items()})
         self._pattern = placeholder_pattern(placeholders)
         self._owners = [word for word, count in placeholders.items() for _ in range(count)]
         first = dict(zip(placeholders, np.cumsum([0, *placeholders.values()]).tolist(), strict=False))
@@ -181,7 +183,18 @@ class Vocabulary:
 
     def _plain(self, text: str) -> list[Unit]:
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
-        return [([token], [-1]) for token in ids]
+        families = [self._families.get(token, [token]) for token in ids]
+        return [(family, [-1] * len(family)) for family in families]
+
+
+def _families(added: Mapping[str, int]) -> dict[int, list[int]]:
+    """Words of several vectors that were saved into a model: of each its first token and all of them, which diffusers
+    puts in its place (`maybe_convert_prompt` in loaders/textual_inversion.py)."""
+    families = {}
+    for word, first in added.items():
+        others = itertools.takewhile(lambda token: token in added, (f"{word}_{i}" for i in itertools.count(1)))
+        families[first] = [first, *(added[token] for token in others)]
+    return families
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:

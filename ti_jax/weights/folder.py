@@ -20,7 +20,7 @@ from ti_jax.weights.rules import Rules
 from ti_jax.weights.tensors import open_weights
 from ti_jax.weights.tokenizer import load_tokenizer
 
-_STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
+_STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 
 
 def open_folder(folder: Path, *, source: str, variant: str | None = None) -> ModelFiles:

@@ -49,7 +49,7 @@ def resolve(source: str, *, variant: str | None = None, revision: str | None = N
         if variant is not None and path.is_file():
             raise UserError(f"{source} is one file, and has no variants: leave variant out")
         return path
-    if not _HUB_ID.fullmatch(source):
+    if not is_hub_id(source):
         raise UserError(
             f"there is no folder {source}: give one in diffusers format, an id on the hub (owner/name), a checkpoint "
             "file, or tiny"
@@ -93,7 +93,7 @@ def resolve_clip(source: str, *, revision: str | None = None) -> Path:
     path = _local(source)
     if path.exists():
         return path
-    if not _HUB_ID.fullmatch(source):
+    if not is_hub_id(source):
         raise UserError(f"there is no folder {source}: give one with a CLIP, an id on the hub (owner/name), or tiny")
     folder = _snapshot(source, revision, [*_CLIP_FILES, *_TOKENIZER_FILES])
     for kind in file_kinds("text_encoder", None):
@@ -103,6 +103,26 @@ def resolve_clip(source: str, *, revision: str | None = None) -> Path:
         if has_weights(folder, variant=None, network="text_encoder"):
             break
     return folder
+
+
+def resolve_concept(source: str) -> Path:
+    """A folder with an embedding of diffusers' scripts, such as the concepts library has (sd-concepts-library/cat-toy).
+
+    Args:
+        source: an id on the hub.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: if the hub has no such repository, or cannot be reached.
+    """
+    return _snapshot(source, None, ["learned_embeds.*", "learned_embeds_2.safetensors"])
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether it reads owner/name, as a path may as well."""
+    return _HUB_ID.fullmatch(source) is not None
 
 
 def _local(source: str) -> Path:

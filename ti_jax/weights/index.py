@@ -26,6 +26,8 @@ _STABLE_DIFFUSION_XL = {
 PIPELINES: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "StableDiffusionPipeline": _STABLE_DIFFUSION,
     "StableDiffusionXLPipeline": _STABLE_DIFFUSION_XL,
+    "StableDiffusionImg2ImgPipeline": _STABLE_DIFFUSION,
+    "StableDiffusionXLImg2ImgPipeline": _STABLE_DIFFUSION_XL,
     "StableDiffusionInpaintPipeline": _STABLE_DIFFUSION,
     "StableDiffusionXLInpaintPipeline": _STABLE_DIFFUSION_XL,
     "LDMTextToImagePipeline": {

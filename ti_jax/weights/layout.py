@@ -27,15 +27,18 @@ def file_kinds(network: str, variant: str | None) -> list[tuple[str, str]]:
 
 
 def file_names(network: str, suffix: str, extension: str) -> list[str]:
-    """The file that holds all the weights, or the index that names several; diffusers has had two names for that."""
+    """The file that holds all the weights, or the index that names several; diffusers has had three names for that."""
     stem = _stem(network, extension)
-    whole = f"{stem}{suffix}.{extension}"
-    return [whole, f"{whole}.index.json", f"{stem}.{extension}.index{suffix}.json"]
+    whole, plain = f"{stem}{suffix}.{extension}", f"{stem}.{extension}"
+    indices = (f"{whole}.index", f"{plain}.index{suffix}", f"{plain}{suffix}.index")
+    return [whole, *dict.fromkeys(f"{name}.json" for name in indices)]
 
 
 def file_patterns(network: str, suffix: str, extension: str) -> list[str]:
     """Patterns of all the files of one kind, for fetching them."""
-    names = [*file_names(network, suffix, extension), f"{_stem(network, extension)}{suffix}-*.{extension}"]
+    stem = _stem(network, extension)
+    shards = dict.fromkeys((f"{stem}{suffix}-*.{extension}", f"{stem}-*{suffix}.{extension}"))
+    names = [*file_names(network, suffix, extension), *shards]
     return [f"{network}/{name}" for name in names]
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from ti_jax.models.clip import CLIPTextConfig
 from ti_jax.models.unet import UNetConfig
 from ti_jax.models.vae import AutoencoderKLConfig
 from ti_jax.weights import rules
@@ -116,20 +115,18 @@ def vae_rules(config: AutoencoderKLConfig) -> Rules:
     return dataclasses.replace(rules.VAE, old_names=(*_starts(places), *_insides(_VAE_INSIDE)))
 
 
-def clip_rules(config: CLIPTextConfig) -> Rules:
-    """Rules for OpenAI's CLIP as transformers names it; some savers leave its projection, though nothing uses it."""
-    unused = () if config.with_projection else (r"text_projection\.weight",)
-    return dataclasses.replace(rules.CLIP_TEXT, ignore=(*rules.CLIP_TEXT.ignore, *unused))
-
-
-def open_clip_rules(config: CLIPTextConfig) -> Rules:
+def open_clip_rules() -> Rules:
     """Rules for OpenCLIP's text transformer, whose joint projections have been split into three."""
-    unused = () if config.with_projection else ("text_projection",)
     return Rules(
         # No linear layer but a matrix, which is the other way round.
         (*rules.CLIP_TEXT.rules, Rule("text_projection", "text_projection.kernel", legacy=True)),
         old_names=(*_starts(_OPEN_CLIP), *_insides(_OPEN_CLIP_INSIDE)),
-        ignore=("logit_scale", "attn_mask", r"(transformer\.)?(text_model\.)?embeddings\.position_ids", *unused),
+        ignore=(
+            "logit_scale",
+            "attn_mask",
+            "text_projection",
+            r"(transformer\.)?(text_model\.)?embeddings\.position_ids",
+        ),
     )
 
 

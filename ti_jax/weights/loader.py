@@ -111,10 +111,10 @@ def _plan(
     plan: dict[str, tuple[str, Transform]] = {}
     problems: list[str] = []
     for source, tensor in tensors.items():
-        if is_ignored(rules, source):
-            continue
         found = parameters_of(rules, source, len(tensor.shape))
         fitting = [target for target in found if target[0] in shapes]
+        if not fitting and is_ignored(rules, source):
+            continue
         if len(fitting) != 1:
             reason = "no parameter" if not fitting else f"several parameters ({', '.join(n for n, _ in fitting)})"
             problems.append(f"{source} {list(tensor.shape)} fits {reason}")

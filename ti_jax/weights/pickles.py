@@ -15,6 +15,15 @@ from typing import Any
 from ti_jax.errors import UserError
 
 _ZIP = b"PK\x03\x04"
+_NAMED_BESIDE_TENSORS = (
+    # The first Stable Diffusion checkpoints keep the state of this under the class itself as a key.
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    # Numbers of NumPy, as learning rates and losses may be: by its versions 1 and 2.
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32")),
+)
 _PICKLES_OF_OLD_FILES = 5  # before torch 1.6: magic number, version, system, content, keys of the arrays that follow
 _MOST_TUPLES = 50_000  # one in another, 200,000 crash the interpreter; a tensor takes four, and none is in another
 
@@ -23,6 +32,19 @@ def is_archive(path: Path) -> bool:
     """Whether a file is of torch 1.6 or later, and so can be mapped into memory."""
     with path.open("rb") as stream:
         return stream.read(4) == _ZIP
+
+
+class _Nothing:
+    """Stands for what a file names and nobody needs, whatever it is made of."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+def harmless() -> list[Any]:
+    """What files of training hold beside tensors, for `torch.serialization.safe_globals`: nothing comes of it."""
+    return [(_Nothing, name) for name in _NAMED_BESIDE_TENSORS]
 
 
 def check_pickles(path: Path, *, most_operations: int) -> None:

@@ -43,7 +43,7 @@ class Rules:
     Args:
         rules: exactly one must fit a tensor.
         old_names: (pattern, replacement) pairs that bring names of other versions to today's.
-        ignore: patterns of names that hold no parameter.
+        ignore: patterns of names that need not fit any parameter.
     """
 
     rules: tuple[Rule, ...]
@@ -65,7 +65,8 @@ CLIP_TEXT = Rules(
     (*_COMMON, Rule("weight", "embedding", ndim=2, where=_EMBEDDING)),
     # transformers 5 writes CLIPTextModel without the prefix that everything on the hub has.
     old_names=((r"^text_model\.", ""),),
-    ignore=(r"(text_model\.)?embeddings\.position_ids",),
+    # Savers leave CLIP's projection, though nothing uses it of most encoders.
+    ignore=(r"(text_model\.)?embeddings\.position_ids", r"text_projection\.weight", "logit_scale"),
 )
 CLIP = Rules(
     (
@@ -144,7 +145,7 @@ def tensor_of(rules: Rules, name: str, ndim: int) -> tuple[str, Transform]:
 
 
 def is_ignored(rules: Rules, name: str) -> bool:
-    """Whether a name in a checkpoint holds no parameter."""
+    """Whether a name in a checkpoint may hold no parameter."""
     return any(re.fullmatch(pattern, name) for pattern in rules.ignore)
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ti_jax.errors import UserError
 from ti_jax.models.presets import preset
 from ti_jax.weights.ldm_config import clip_config, unet_config, vae_config
-from ti_jax.weights.ldm_names import clip_rules, open_clip_rules, unet_rules, vae_rules
+from ti_jax.weights.ldm_names import open_clip_rules, unet_rules, vae_rules
 from ti_jax.weights.loader import LazyTensor
 from ti_jax.weights.model_files import ModelFiles, NetworkConfig
 from ti_jax.weights.rules import CLIP_TEXT, Rules
@@ -61,6 +61,7 @@ _SDXL = Family(
     None,
 )
 _FAMILIES = (_SD1, _SD2, _SDXL)
+_OF_THE_PAPER = "cond_stage_model.transformer.attn_layers."
 _FIRST, _INPAINTING = "input_blocks.0.0.weight", 9
 """Where a UNet says how many channels it takes, and how many an inpainting one does."""
 _MIDDLE = "middle_block.1.proj_in.weight"
@@ -122,20 +123,22 @@ def open_single_file(path: Path, *, base: ModelFiles | None, prediction_type: st
         if network == "vae":
             return parts[network], vae_rules(config)
         if family.encoders[network].kind == "clip":
-            return parts[network], clip_rules(config)
-        return _split_projections(parts[network]), open_clip_rules(config)
+            return parts[network], CLIP_TEXT
+        return _split_projections(parts[network]), open_clip_rules()
 
     return dataclasses.replace(files, weights=weights, scheduler={**files.scheduler, **noise})
 
 
-def _noise(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """What markers say of the noise: keys of a scheduler's config."""
-    edm = next((name for name in names if name.startswith("edm_")), None)
+def _noise(path: Path, tensors: Tensors) -> dict[str, Any]:
+    """What markers say of the noise, or its own table, as OneTrainer saves it: keys of a scheduler's config."""
+    edm = next((name for name in tensors if name.startswith("edm_")), None)
     if edm is not None:
         raise UserError(
             f"{path} was trained with the noise of EDM ({edm}), as Playground 2.5 and CosXL were: this is not "
             "supported; choose another model"
         )
+    last = tensors["alphas_cumprod"].read()[-1] if "alphas_cumprod" in tensors else 1.0
+    names = [*tensors, "ztsnr"] if last == 0 else tensors
     return {key: value for name in names for key, value in _MARKERS.get(name, {}).items()}
 
 
@@ -143,6 +146,11 @@ def _family(path: Path, tensors: Tensors) -> Family:
     def has(prefix: str) -> bool:
         return any(name.startswith(prefix) for name in tensors)
 
+    if has(_OF_THE_PAPER):
+        raise UserError(
+            f"{path} is the paper's model as one file, which is not supported: give it in diffusers format "
+            "(CompVis/ldm-text2im-large-256)"
+        )
     for family in _FAMILIES:
         if all(has(encoder.prefix) for encoder in family.encoders.values()):
             missing = [network for network, prefix in _NETWORKS.items() if not has(prefix)]

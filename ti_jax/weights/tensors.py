@@ -14,7 +14,7 @@ import numpy as np
 from ti_jax.errors import UserError
 from ti_jax.weights.index import read_json
 from ti_jax.weights.loader import LazyTensor
-from ti_jax.weights.pickles import check_pickles, is_archive
+from ti_jax.weights.pickles import check_pickles, harmless, is_archive
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,10 @@ class TorchTensor:
         return tuple(self.tensor.shape)
 
     def read(self) -> np.ndarray:
-        """Its values; bfloat16, which numpy lacks, as float32, which holds each of them."""
+        """Its values; those of types that numpy lacks as float32, which holds each of them."""
+        foreign = str(self.tensor.dtype).startswith(("torch.bfloat16", "torch.float8"))
         try:
-            return (self.tensor.float() if str(self.tensor.dtype) == "torch.bfloat16" else self.tensor).numpy()
+            return (self.tensor.float() if foreign else self.tensor).numpy()
         except Exception as error:  # sparse, quantised, without data, ...
             raise UserError(f"a checkpoint holds a tensor that is not a plain one ({type(error).__name__})") from error
 
@@ -74,6 +75,8 @@ _TYPES = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
@@ -112,13 +115,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         raise UserError(f"{path} cannot be read as safetensors ({error}): copy or download it again") from error
 
 
-class _Nothing:
-    """Stands for a class that a checkpoint names and nobody needs."""
-
-
 _LONGEST_PICKLE = 10**6  # operations; SDXL's takes 100,000
-# The first Stable Diffusion checkpoints keep the state of this beside the weights, under the class itself as a key.
-_NAMED_IN_CHECKPOINTS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
 
 
 def open_pickled(path: Path) -> dict[str, LazyTensor]:
@@ -142,7 +139,7 @@ def open_pickled(path: Path) -> dict[str, LazyTensor]:
     except UserError as error:
         raise UserError(f"{path} {error}: give the model as safetensors") from error
     try:
-        with torch.serialization.safe_globals([(_Nothing, name) for name in _NAMED_IN_CHECKPOINTS]):
+        with torch.serialization.safe_globals(harmless()):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))
         state = state.get("state_dict", state)
         return {str(name): TorchTensor(x.detach()) for name, x in state.items() if isinstance(x, torch.Tensor)}

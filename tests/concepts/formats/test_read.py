@@ -40,6 +40,21 @@ def test_a_file_is_known_by_its_content(tmp_path):
         assert_vectors(Concept.load((tmp_path / name).rename(tmp_path / new)), ONE)
 
 
+def test_a_repository_of_the_concepts_library(tmp_path, monkeypatch):
+    save({"<fox>": VECTORS}, tmp_path / "learned_embeds.bin")
+    hub = {"sd-concepts-library/fox": tmp_path}
+    monkeypatch.setattr(sys.modules["ti_jax.concepts.formats.read"], "resolve_concept", hub.__getitem__)
+    assert_vectors(Concept.load("sd-concepts-library/fox"), ONE)
+    assert_vectors(Concept.load(tmp_path), ONE)
+    with pytest.raises(UserError, match=r"there is no embedding file runs/fox\.bin"):
+        Concept.load("runs/fox.bin")
+
+
+def test_numbers_of_numpy(tmp_path):
+    save({**a1111({"*": VECTORS}, name="fox"), "step": np.int64(3), "loss": np.float64(0.1)}, tmp_path / "fox.pt")
+    assert_vectors(Concept.load(tmp_path / "fox.pt"), ONE)
+
+
 def test_files_of_before_torch_1_6_are_read(tmp_path):
     content = a1111({"*": torch.nn.Parameter(VECTORS)}, name="fox")
     torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)

@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from twins import write_tokenizer
 
 from ti_jax import Concept
+from ti_jax.cli.usage import diffusers_calls
 from ti_jax.concepts import formats
 from ti_jax.concepts.formats.write import FORMATS
 from ti_jax.errors import UserError
@@ -119,6 +120,21 @@ def test_diffusers_loads_it(to, suffix, count, tmp_path):
     token = "<fox>" if (to, suffix) == ("a1111", ".safetensors") else None
     pipe.load_textual_inversion(str(tmp_path / f"fox{suffix}"), token=token)
     np.testing.assert_array_equal(pipe.vectors("<fox>", count), vectors)
+
+
+@pytest.mark.parametrize(("count", "spelled"), [(1, "<FOX>"), (3, "<fox>")])
+def test_diffusers_finds_a_word_with_capitals(count, spelled, tmp_path):
+    """As the command says: of several vectors in lower case alone."""
+    vectors, file = ONE["text_encoder"][:count], str(tmp_path / "fox.safetensors")
+    concept = Concept("<Fox>", {"text_encoder": vectors})
+    concept.save(file)
+    pipe = Pipe(tmp_path / "tokenizer", 8)
+    before = len(pipe.tokenizer)
+    call, *hint = diffusers_calls(concept, file)
+    assert hint == (["# and write <fox> in prompts, in lower case"] if count > 1 else [])
+    exec(call, {"pipe": pipe})
+    prompt = pipe.maybe_convert_prompt(f"a photo of {spelled}", pipe.tokenizer)
+    assert pipe.tokenizer(prompt).input_ids[-1 - count : -1] == list(range(before, before + count))
 
 
 def test_diffusers_loads_sdxl_by_two_calls(tmp_path):

@@ -20,7 +20,7 @@ from etils import epath
 
 from ti_jax.concepts.formats.content import Content, Stored, with_scalars
 from ti_jax.errors import UserError
-from ti_jax.weights.pickles import check_pickles, is_archive
+from ti_jax.weights.pickles import check_pickles, harmless, is_archive
 
 LARGEST = 32 * 2**20  # bytes of a file; an embedding has kilobytes
 _LONGEST_PICKLE = 50_000  # operations; a word takes about fifty
@@ -47,7 +47,7 @@ def read(file: epath.Path) -> Content:
         check_pickles(path, most_operations=_LONGEST_PICKLE)
         try:
             # The official code saves its vectors in a ParameterDict, which holds no code either.
-            with torch.serialization.safe_globals([torch.nn.ParameterDict]), warnings.catch_warnings():
+            with torch.serialization.safe_globals([torch.nn.ParameterDict, *harmless()]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 # Mapped into memory an array cannot be larger than the file.
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))

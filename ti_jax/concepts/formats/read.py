@@ -16,6 +16,7 @@ from ti_jax.concepts.formats.layouts import Found, find
 from ti_jax.concepts.prompts import fold, is_word
 from ti_jax.errors import UserError
 from ti_jax.files import locate
+from ti_jax.weights.hub import is_hub_id, resolve_concept
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +29,14 @@ READABLE = {
     ".ckpt": pickled,
     ".png": png,
 }
-_OF_A_RUN = "learned_embeds.safetensors"  # the file that is meant where a run folder is named
+_OF_A_RUN = ("learned_embeds.safetensors", "learned_embeds.bin")  # what is meant where a folder is named
 
 
 def read(path: epath.PathLike, *, token: str | None = None) -> Concept:
     """Reads an embedding file that holds one concept, or one of a file of several.
 
     Args:
-        path: of a file or of a run folder, local or remote.
+        path: of a file or of a run folder, local or remote; or an id on the Hugging Face hub.
         token: the word to use; the file's own if None, or else its name. Of several concepts, the word of the one.
 
     Returns:
@@ -62,8 +63,9 @@ def read_all(path: epath.PathLike) -> list[Concept]:
     """Reads every concept of an embedding file.
 
     Args:
-        path: of a file or of a run folder, local or remote. Of the two files that diffusers' SDXL script writes,
-            `learned_embeds.safetensors` and `learned_embeds_2.safetensors`, either stands for both.
+        path: of a file or of a run folder, local or remote; or an id on the Hugging Face hub. Of the two files that
+            diffusers' SDXL script writes, `learned_embeds.safetensors` and `learned_embeds_2.safetensors`, either
+            stands for both.
 
     Returns:
         the concepts in the file's order, vectors in float32.
@@ -88,13 +90,16 @@ def read_all(path: epath.PathLike) -> list[Concept]:
 
 
 def _file(path: epath.PathLike) -> epath.Path:
-    """What is to be opened: the file itself, or the one in a run folder."""
+    """What is to be opened: the file itself, or the one in a run folder or in a repository of the concepts library."""
     file = locate(path)
+    if is_hub_id(str(path)) and file.suffix.lower() not in READABLE and not file.exists():
+        file = epath.Path(resolve_concept(str(path)))
     if not file.is_dir():
         return file
-    if not (file / _OF_A_RUN).exists():
-        raise UserError(f"{file} is a folder without {_OF_A_RUN}: name an embedding file or the folder of a run")
-    return file / _OF_A_RUN
+    inside = next((file / name for name in _OF_A_RUN if (file / name).exists()), None)
+    if inside is None:
+        raise UserError(f"{path} is a folder without {_OF_A_RUN[0]}: name an embedding file or the folder of a run")
+    return inside
 
 
 def _pair(file: epath.Path) -> tuple[epath.Path, epath.Path] | None:
