@@ -266,6 +266,19 @@ def test_the_second_program_is_far_from_the_first():
     assert len(compiled) == 3
 
 
+def test_more_slots_that_hold_less():
+    """As on a v5e: 23 slots of Stable Diffusion 1.5 hold less than 21, by which a line through these has no end."""
+    held, compiled = {1: 2.64, 21: 14.09, 23: 13.95}, {}
+
+    def compile(slots):
+        peak = held.get(slots, 2.64 + 0.53 * slots)
+        compiled[slots] = Compiled(peak <= 15.75, round(peak * 2**30), 1)
+        return compiled[slots]
+
+    assert most_slots(compile, {21: compile(21)}, 1, round(15.75 * 2**30)) in (23, 24)
+    assert max(compiled) < 30
+
+
 def test_arguments_are_the_engines(monkeypatch):
     """Of every shape and type: what is planned is what is run."""
     pipeline = ti_jax.load("tiny", dtype="float32")

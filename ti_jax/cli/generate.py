@@ -20,7 +20,7 @@ class Generate:
     prompts: tyro.conf.Positional[tuple[str, ...]]
     """What to draw."""
     concept: Repeated = ()
-    """An embedding file or a run folder; repeat for several."""
+    """An embedding file, a run folder, or an id on the Hugging Face hub; repeat for several."""
     token: str | None = None
     """Call the concept by this word instead of the file's own (one concept only)."""
     negative_prompt: str = ""

@@ -249,7 +249,8 @@ def most_slots(compiled: Callable[[int], Compiled], known: Mapping[int, Compiled
         if too_many is not None and tried[too_many].peak is None:
             room = (most + too_many) / 2
         else:
-            (few, less), (many, more) = peaks()[-2:]
+            # A compiler may find a way to hold less of a few slots more, so a line through neighbours leads nowhere.
+            (few, less), *_, (many, more) = peaks()[-2:] if too_many is not None else peaks()
             room = few + (memory - less) * (many - few) / max(more - less, 1)
         guess = max(devices, math.floor(room / devices) * devices)
         if guess in tried or most < guess <= _NEAR * most:
