@@ -113,12 +113,20 @@ for make in (
     lambda: InversionConfig(norm_control=None),
     lambda: ConceptSpec("a", "<a>", "b", "c", prompts="loud"),
     lambda: ConceptSpec("狐" * 70, "<a>", "b", "c"),
+    lambda: InversionConfig(steps=3e3),
+    lambda: InversionConfig(checkpoint_every=True),
+    lambda: InversionConfig(num_vectors="2"),
+    lambda: InversionConfig(preview_prompts="a {}"),
+    lambda: InversionConfig(optimizer={"learning_rate": 1e-3}),
+    lambda: OptimizerConfig(learning_rate="5e-3"),
+    lambda: BoundsConfig(pictures=5.0),
 ):
     try:
         print(make())
     except UserError as error:
         print(error)
 ConceptSpec("a", "<a>", "b", "c", prompts=None)
+InversionConfig(steps=3, optimizer=OptimizerConfig(learning_rate=1), preview_prompts=["a {}"], min_snr_gamma=5)
 """
 NUMPY = """
 import json, numpy
@@ -127,7 +135,7 @@ print(json.dumps(as_dict(InversionConfig(seed=numpy.int64(3)))["seed"]))
 """
 
 
-def test_choices_are_checked_outside_of_the_command_too():
+def test_values_are_checked_outside_of_the_command_too():
     """In another process, since here the types of arguments are checked first."""
     done = subprocess.run([sys.executable, "-c", CHOICES], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
@@ -138,6 +146,13 @@ def test_choices_are_checked_outside_of_the_command_too():
         "norm-control is None: choose one of none, median",
         "prompts is 'loud': choose one of model, object, style, captions",
         f"the name {'狐' * 20}... is too long for a file: give one of 200 bytes or less",
+        "steps is 3000.0: give a whole number",
+        "checkpoint-every is True: give a whole number",
+        "num-vectors is '2': give a whole number",
+        "preview-prompts is 'a {}': give a tuple of texts",
+        "optimizer is {'learning_rate': 0.001}: give OptimizerConfig",
+        "learning-rate is '5e-3': give a number",
+        "pictures is 5.0: give a whole number",
     ]
 
 

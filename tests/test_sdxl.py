@@ -14,7 +14,8 @@ from torch_pair import check
 import ti_jax
 from ti_jax.config import ConceptSpec, InversionDefaults, with_model_defaults
 from ti_jax.diffusion.schedule import NoiseSchedule
-from ti_jax.inversion.prepare import prepare
+from ti_jax.inversion.draws import concept_key
+from ti_jax.inversion.prepare import initial_vectors_of, prepare
 
 WORD = "<fox>"
 PROMPTS = ["a photo of <fox> on a green background", "a cat, <fox>"]
@@ -164,6 +165,15 @@ def test_float16_leaves_the_autoencoder_alone(sdxl_twin):
     types = {name: {x.dtype.name for x in jax.tree.leaves(net)} for name, net in pipeline.networks.items()}
     assert types.pop("vae") == {"float32"}
     assert set.union(*types.values()) == {"float16"}
+
+
+def test_random_words_are_drawn_apart_for_each_encoder(sdxl_twin):
+    pipeline = sdxl_twin[1]
+    spec = ConceptSpec("fox", WORD, "random", "nowhere")
+    vectors = initial_vectors_of(pipeline, spec, ti_jax.InversionConfig(num_vectors=8), concept_key(0, "fox"))
+    drawn = [(vectors[name] - table.mean(axis=0)) / table.std(axis=0) for name, table in pipeline.token_tables.items()]
+    width = min(draws.shape[1] for draws in drawn)
+    assert abs(np.corrcoef(*(draws[:, :width].ravel() for draws in drawn))[0, 1]) < 0.3
 
 
 def test_an_inversion_learns_vectors_of_both_encoders(sdxl_twin):

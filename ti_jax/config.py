@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import arg
 
@@ -24,23 +25,44 @@ def _require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def _check_choices(settings: Any) -> None:
-    """Refuses what is none of a field's choices, which Python itself would take."""
-    for name, choices in _choices(type(settings)).items():
+_CALLED = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", tuple: "a tuple of texts"}
+
+
+def _check_types(settings: Any) -> None:
+    """Refuses what is of another type than its field, or none of its choices: Python itself would take it, and fail
+    where it is used."""
+    for name, kind in _kinds(type(settings)).items():
         value = getattr(settings, name)
-        named = ", ".join(filter(None, choices))
-        _require(value in choices, f"{name.replace('_', '-')} is {value!r}: choose one of {named}")
+        if not _fits(value, kind):
+            raise UserError(f"{name.replace('_', '-')} is {value!r}: {_wanted(kind)}")
 
 
 @functools.cache
-def _choices(settings: type) -> dict[str, list[str | None]]:
-    """The values of the fields that are Literals, by name; None is one where the field is optional."""
-    found: dict[str, list[str | None]] = {}
-    for name, kind in get_type_hints(settings).items():
-        parts = [kind, *get_args(kind)]
-        if values := [value for part in parts if get_origin(part) is Literal for value in get_args(part)]:
-            found[name] = [*values, *([None] if NoneType in parts else [])]
-    return found
+def _kinds(settings: type) -> dict[str, Any]:
+    return get_type_hints(settings)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; numbers may be NumPy's."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        return isinstance(value, tuple | list) and all(_fits(item, parts[0]) for item in value)
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    return kind is Any or isinstance(value, kind)
+
+
+def _wanted(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _wanted(parts[0])
+    if origin is Literal:
+        return f"choose one of {', '.join(parts)}"
+    return f"give {_CALLED.get(origin or kind) or kind.__name__}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +90,7 @@ class OptimizerConfig:
     """Clip the gradient of a concept to this global norm. Unset: no clipping."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _require(
             self.learning_rate is None or self.learning_rate > 0,
             f"optimizer.learning-rate is {self.learning_rate}: give a number above 0, such as 5e-3",
@@ -120,7 +142,7 @@ class DataConfig:
     """Leave out pictures that cannot be read instead of stopping."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _require(
             self.resolution is None or self.resolution > 0,
             "data.resolution must be a number of pixels above 0",
@@ -140,7 +162,7 @@ class StoppingConfig:
     """DVAR's epsilon; smaller stops later."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _require(self.window >= 1, "stopping.window must be 1 or more")
         _require(self.threshold > 0, "stopping.threshold must be above 0")
 
@@ -157,6 +179,7 @@ class BoundsConfig:
     """Unset: as many as the largest concept has."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name in ("pictures", "prompts", "vectors"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"bounds.{name} must be 1 or more")
@@ -203,7 +226,7 @@ class InversionConfig:
     bounds: BoundsConfig = field(default_factory=BoundsConfig)
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         for name in (
             "batch_size",
             "gradient_accumulation",
@@ -249,7 +272,7 @@ class ConceptSpec:
     prompts: PromptKind | None = None
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_types(self)
         _require(
             self.name == concept_name(self.name),
             f"the name {self.name!r} is one of files: give letters, digits, - and _, such as {concept_name(self.name)}",

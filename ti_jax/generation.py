@@ -220,6 +220,8 @@ def _join(
     """The vectors of all concepts in one array an encoder, and how many each word has."""
     placeholders: dict[str, int] = {}
     for concept in concepts:
+        if not isinstance(concept, Concept):
+            raise UserError(f"{concept!r} is no concept: give ti_jax.Concept.load(FILE), or an inversion's .concept")
         if fold(concept.placeholder) in map(fold, placeholders):
             raise UserError(
                 f"two concepts have the word {concept.placeholder}: write one of them anew with ti-jax convert --token"

@@ -65,6 +65,12 @@ def test_an_output_folder_in_use_is_found_before_a_model_is_loaded(run, invert, 
 
 def test_no_pictures_named(run):
     _assert_fails(run("invert", "--token", "<a>", "--init", "cat"), "name the pictures")
+    _assert_fails(run("evaluate", "runs/a"), "name the pictures of the concept")
+
+
+def test_the_new_word_is_nothing_to_begin_with(run):
+    done = run("invert", "bundled:fox", "--token", "<a>", "--init", "<A>", *QUICK)
+    _assert_fails(done, "<A> is the new word itself: begin with a word that the model knows")
 
 
 def test_a_corrupt_picture_is_named_and_skipped_only_where_asked(invert, tmp_path, caplog):
@@ -160,6 +166,14 @@ def test_output_that_is_a_file(run, invert, tmp_path):
 )
 def test_values_out_of_range(invert, options, message):
     _assert_fails(invert(*options), message)
+
+
+def test_generate_looks_at_its_output_first(run, tmp_path, monkeypatch):
+    (tmp_path / "note.txt").touch()
+    for output in ("note.txt", "note.txt/pictures"):
+        _assert_fails(run("generate", "a", "--model", "gone/", "--output", output), "note.txt is a file")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # who runs the tests may write everywhere
+    _assert_fails(run("generate", "a", "--model", "gone/"), "cannot be written in")
 
 
 @pytest.mark.parametrize(

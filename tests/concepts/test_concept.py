@@ -115,6 +115,13 @@ def test_an_address_that_cannot_be_read_is_refused():
         Concept.load("http://host/fox.pt")
 
 
+def test_home(concept, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    concept.save("~/words/fox.safetensors")
+    assert (tmp_path / "words/fox.safetensors").exists()
+    assert Concept.load("~/words/fox.safetensors").placeholder == "<Fox>"
+
+
 def test_a_run_folder_stands_for_its_file(concept, tmp_path):
     concept.save(tmp_path / "run" / "learned_embeds.safetensors")
     assert Concept.load(tmp_path / "run").placeholder == "<Fox>"

@@ -104,7 +104,7 @@ def test_in_company_and_in_any_order(pipeline, specs, alone, order):
     assert 0 <= progress[-1].idle < 0.5
 
 
-def test_what_is_left_on_disk(pipeline, specs, alone, tmp_path):
+def test_what_is_left_on_disk(pipeline, specs, alone, tmp_path, caplog):
     results = _many(pipeline, specs, output=tmp_path)
     lines = _lines(tmp_path)
     assert list(lines) == list(SIZES)
@@ -114,6 +114,10 @@ def test_what_is_left_on_disk(pipeline, specs, alone, tmp_path):
         assert (line["status"], line["steps"]) == ("finished", alone[name].history.steps)
         assert len((tmp_path / name / "metrics.jsonl").read_text().splitlines()) == line["steps"] + 1
     assert _many(pipeline, specs, output=tmp_path, resume=True) == {}
+    assert "fewer steps" not in caplog.text
+    more = replace(CONFIG, steps=CONFIG.steps + 1)
+    assert _many(pipeline, specs, config=more, output=tmp_path, resume=True) == {}
+    assert "took fewer steps than are asked for now" in caplog.text
     shutil.rmtree(tmp_path / "owl")
     assert list(_many(pipeline, specs, output=tmp_path, resume=True)) == ["owl"]
     assert (tmp_path / lines["owl"]["file"]).exists()
@@ -171,6 +175,18 @@ def test_what_has_only_waited_may_have_other_settings(pipeline, specs, tmp_path)
     assert (tmp_path / "hare/config.json").exists()
     changed = [specs[0], replace(specs[1], learning_rate=1e-4)]
     assert list(_many(pipeline, changed, slots=1, output=tmp_path, resume=True)) == ["fox", "hare"]
+
+
+def test_a_concept_under_way_keeps_its_settings(pipeline, specs, tmp_path):
+    """However often it is resumed with others."""
+    with pytest.raises(Interrupted):
+        _many(pipeline, specs[:1], output=tmp_path, should_stop=_StopAfter(1))
+    for _ in range(2):
+        with pytest.raises(FailedConcepts, match=r"is under way.*learning_rate.*or delete .*fox to begin it anew"):
+            _many(pipeline, [replace(specs[0], learning_rate=1e-4)], output=tmp_path, resume=True)
+    progress = []
+    _many(pipeline, specs[:1], output=tmp_path, resume=True, on_progress=progress.append)
+    assert _first_steps(progress)["fox"] > CONFIG.evaluate_every
 
 
 def test_the_last_failure_counts(tmp_path):

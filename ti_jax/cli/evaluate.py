@@ -50,6 +50,8 @@ class Evaluate:
         import ti_jax
         from ti_jax.files import write_text
 
+        if not self.pictures:
+            raise UserError("name the pictures of the concept: a folder, files, or bundled:fox")
         concepts = load_concepts(self.concept, self.token)
         if len(concepts) != 1:
             words = ", ".join(concept.placeholder for concept in concepts)

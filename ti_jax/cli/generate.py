@@ -59,6 +59,7 @@ class Generate:
 
         import ti_jax
         from ti_jax.data.pictures import read_mask, read_picture
+        from ti_jax.files import check_folder
         from ti_jax.output import write_pictures
 
         if not self.prompts:
@@ -66,12 +67,11 @@ class Generate:
         if self.token is not None and len(self.concept) != 1:
             raise UserError("--token renames one concept: give exactly one --concept with it")
         output = epath.Path(self.common.output or "images")
-        if output.exists() and not output.is_dir():
-            raise UserError(f"{output} is a file: --output is a folder")
+        check_folder(output)  # before the work of drawing
         image = None if self.image is None else read_picture(self.image)
         mask = None if self.mask is None else read_mask(self.mask)
-        pipeline = self.common.load_pipeline()
         concepts = [concept for path in self.concept for concept in load_concepts(path, self.token)]
+        pipeline = self.common.load_pipeline()
         images = ti_jax.generate(
             pipeline,
             list(self.prompts),

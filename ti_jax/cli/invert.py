@@ -68,14 +68,17 @@ class Invert:
         self._say(pipeline, result, name, output)
 
     def _say(self, pipeline: Pipeline, result: Result, name: str, output: str) -> None:
+        from ti_jax.files import locate
         from ti_jax.inversion.job import summary
 
         file = f"{output}/learned_embeds.safetensors"
         if self.common.json:
             print(json.dumps({**summary(result), "file": file}))
             return
-        print(f"learned {self.token} in {result.history.steps} steps: {file}")
-        print(f"what it looks like: {output}/contact_sheet.png")
+        size = f"{n} vectors" if (n := result.concept.num_vectors) > 1 else "one vector"
+        print(f"learned {self.token}, {size}, in {result.history.steps} steps: {file}")
+        if (sheet := locate(output) / "contact_sheet.png").exists():
+            print(f"what it looks like: {sheet}")
         example = pipeline.inversion_defaults.preview_prompts[0].replace("{}", self.token)
         command = ["ti-jax", "generate", example, "--concept", output, *self.common.model_options()]
         print(f"use it: {shlex.join(command)}")

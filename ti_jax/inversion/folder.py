@@ -98,18 +98,17 @@ class Folder:
         """
         if not (self.path / "config.json").exists():
             self.write_config(config, identity)
-        elif changes := self._changes(identity):
+        elif changes := self.changes(identity):
             raise UserError(
                 f"the run in {self.path} cannot be resumed, since this would change: {'; '.join(changes)}. "
                 "Use the old settings, or start anew with --overwrite or another --output"
             )
 
-    def is_of_another_run(self, identity: Mapping[str, Any]) -> bool:
-        """Whether something else shaped the run in the folder; not so if there is none."""
-        return self._holds_a_run() and bool(self._changes(identity))
-
-    def _changes(self, identity: Mapping[str, Any]) -> list[str]:
-        return differences(self.read_json(self.path / "config.json").get("identity", {}), identity)
+    def changes(self, identity: Mapping[str, Any]) -> list[str]:
+        """What would be other than in the run in the folder; nothing if there is none."""
+        if not self._holds_a_run():
+            return []
+        return differences(self.read_json(self.path / "config.json")["identity"], identity)
 
     def write_config(self, config: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Writes the resolved configuration and the run's identity."""

@@ -87,7 +87,7 @@ def invert(
             on_progress=None if on_progress is None else _of_one(on_progress),
             should_stop=should_stop,
         )
-        outcome = next(loop.run())
+        (outcome,) = loop.run()
         if isinstance(outcome, Failure):
             step = checkpoints and checkpoints.latest_step
             kept = "" if step is None else f"; the checkpoint of step {step} is kept in {output}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 from etils import epath
@@ -151,7 +152,8 @@ def _run(
         if folder is not None:
             lines = folder.ended()
             finished = {name for name, line in lines.items() if line["status"] == "finished"}
-            failed_before = lines.keys() - finished
+            failed_before = {name for name in lines.keys() - finished if not lines[name].get("refused")}
+            _warn_of_shorter([spec for spec in queue if spec.name in finished], config, lines)
             queue = [spec for spec in queue if spec.name not in finished]
             logger.info("%d concepts to learn, %d are finished", len(queue), len(finished))
             saved = {run: state for run, state in folder.saved(config).items() if state.name not in finished}
@@ -167,8 +169,11 @@ def _run(
                 if place is not None:
                     has_begun = spec.name in under_way or place.has_metrics
                     may_change = spec.name in failed_before or not has_begun
-                    mended = may_change and place.is_of_another_run(prepared.identity)
-                    place.open(resume=not mended, overwrite=mended)
+                    changes = place.changes(prepared.identity)
+                    if changes and not may_change:
+                        reason = f"it is under way, and this would change: {'; '.join(changes)}. Use the old settings"
+                        return Failure(spec, f"{reason}, or delete {place.path} to begin it anew", refused=True)
+                    place.open(resume=not changes, overwrite=bool(changes))
                     place.claim(as_dict(own), prepared.identity)
                 return Job(pipeline, prepared, own, place, saved.get((spec.name, prepared.fingerprint)), contact_sheets)
             except UserError as error:
@@ -201,6 +206,24 @@ def _run(
         raise FailedConcepts(reasons)
 
 
+def _warn_of_shorter(
+    finished: Sequence[ConceptSpec], config: InversionConfig, lines: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Names concepts that ended before the number of steps that is asked for now."""
+
+    def is_shorter(spec: ConceptSpec) -> bool:
+        line, steps = lines[spec.name], for_concept(config, spec).steps
+        return steps is not None and line["steps"] < steps and not line["stopped_early"]
+
+    if shorter := [spec.name for spec in finished if is_shorter(spec)]:
+        logger.warning(
+            "%d finished concepts, such as %s, took fewer steps than are asked for now, and stay as they are: delete "
+            "the folder of one to learn it anew",
+            len(shorter),
+            shorter[0],
+        )
+
+
 def _ahead(
     begin: Callable[[ConceptSpec], Job | Failure], queue: Iterable[ConceptSpec]
 ) -> Generator[Job | Failure, None, None]:
@@ -223,6 +246,7 @@ def _line(outcome: Result | Failure, folder: QueueFolder) -> dict[str, object]:
     """How a concept ended, for `results.jsonl`."""
     if isinstance(outcome, Failure):
         spec = outcome.spec
-        return {"name": spec.name, "token": spec.placeholder, "status": "failed", "reason": outcome.reason}
+        line = {"name": spec.name, "token": spec.placeholder, "status": "failed", "reason": outcome.reason}
+        return {**line, "refused": outcome.refused}
     line = summary(outcome)
     return {**line, "file": str(folder.path / line["name"] / "learned_embeds.safetensors")}

@@ -73,6 +73,7 @@ class Job:
         self.state, self.history = saved.state, history
         self.done = step == self.total_steps or bool(saved.state.settled)
         logger.info("%s: resumed at step %d of %d", self.name, step, self.total_steps)
+        self.diagnose({name: np.asarray(v)[: self.num_vectors] for name, v in saved.state.vectors.items()})
 
     @property
     def name(self) -> str:
@@ -160,6 +161,7 @@ class Job:
             warnings=list(self.warnings.values()),
             settled=bool(state.settled) and int(state.step) < self.total_steps,
         )
+        self.write_metrics()  # which a checkpoint may have cut off, of a run that had ended
         if self.folder is not None:
             before = self.folder.read_result()
             if before is None or before["steps"] != result.history.steps:
@@ -167,7 +169,6 @@ class Job:
         return result
 
     def _write(self, folder: RunFolder, result: Result) -> None:
-        folder.write_metrics(self.history)
         folder.save(self.name, result.concept, result.best)
         if self.contact_sheet:
             loss_curve(self.history, folder.path / "loss.png")

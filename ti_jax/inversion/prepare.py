@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ti_jax.concepts.initialization import check_placeholder, initial_vectors
-from ti_jax.concepts.prompts import TokenizedPrompts
+from ti_jax.concepts.prompts import TokenizedPrompts, fold
 from ti_jax.config import ConceptSpec, InversionConfig, as_dict
 from ti_jax.data.captions import prompts_for
 from ti_jax.data.latents import encode_pictures
@@ -107,7 +107,10 @@ def initial_vectors_of(
 ) -> dict[str, np.ndarray]:
     """Where a concept's vectors start, by encoder; see `concepts.initialization.initial_vectors`."""
     vectors: dict[str, np.ndarray] = {}
-    for name, tokenizer in pipeline.tokenizers.items():
+    if fold(spec.initializer) == fold(spec.placeholder):
+        raise UserError(f"{spec.initializer} is the new word itself: begin with a word that the model knows (--init)")
+    key = jax.random.fold_in(key, jnp.uint32(INITIAL_STREAM))
+    for index, (name, tokenizer) in enumerate(pipeline.tokenizers.items()):
         check_placeholder(spec.placeholder, tokenizer)
         vectors[name] = np.asarray(
             initial_vectors(
@@ -115,7 +118,7 @@ def initial_vectors_of(
                 config.num_vectors,
                 pipeline.token_tables[name],
                 tokenizer,
-                jax.random.fold_in(key, jnp.uint32(INITIAL_STREAM)),
+                jax.random.fold_in(key, index) if index else key,
                 encoder=name,
             )
         )

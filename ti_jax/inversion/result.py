@@ -52,6 +52,8 @@ class Failure:
 
     spec: ConceptSpec
     reason: str
+    refused: bool = False
+    """Whether there is a run of it that could go on, with the settings it was begun with."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,11 @@ def test_every_layout_is_read(name, tmp_path):
 def test_a_file_is_known_by_its_content(tmp_path):
     save({"<fox>": VECTORS}, tmp_path / "fox.safetensors")
     save({"<fox>": VECTORS}, tmp_path / "fox.pt")
-    for name, new in (("fox.safetensors", "fox.bin"), ("fox.pt", "fox.embedding")):
+    for name, new in (
+        ("fox.safetensors", "fox.bin"),
+        ("fox.pt", "fox.embedding"),
+        ("fox.embedding", "fox.safetensors"),
+    ):
         assert_vectors(Concept.load((tmp_path / name).rename(tmp_path / new)), ONE)
 
 

@@ -76,8 +76,8 @@ def encode(content: Mapping[str, Any]) -> bytes:
 
 @contextmanager
 def _local(file: epath.Path) -> Iterator[Path]:
-    """A path that torch can map into memory."""
-    if "://" not in str(file):
+    """A path that torch can map into memory, and whose ending does not make it take the file for safetensors."""
+    if "://" not in str(file) and file.suffix != ".safetensors":
         yield Path(file)
         return
     with tempfile.TemporaryDirectory() as folder:
