@@ -119,6 +119,8 @@ def test_what_is_left_on_disk(pipeline, specs, alone, tmp_path, caplog):
     assert _many(pipeline, specs, config=more, output=tmp_path, resume=True) == {}
     assert "took fewer steps than are asked for now" in caplog.text
     shutil.rmtree(tmp_path / "owl")
+    with pytest.raises(Interrupted):
+        _many(pipeline, specs, output=tmp_path, resume=True, should_stop=_StopAfter(0))
     assert list(_many(pipeline, specs, output=tmp_path, resume=True)) == ["owl"]
     assert (tmp_path / lines["owl"]["file"]).exists()
     with pytest.raises(UserError, match="--resume"):
@@ -343,6 +345,8 @@ def test_bounds_keep_the_large_out(pipeline, specs):
 def test_names_must_differ_and_be_free(pipeline, specs):
     with pytest.raises(UserError, match="several concepts are called fox"):
         ti_jax.invert_many(pipeline, [specs[0], specs[0]], config=CONFIG)
+    with pytest.raises(UserError, match="several concepts are called fox, Fox"):
+        ti_jax.invert_many(pipeline, [specs[0], replace(specs[0], name="Fox")], config=CONFIG)
     for name in ("checkpoints", "config.json", "results-host-0-of-2.jsonl"):
         with pytest.raises(UserError, match="cannot be called"):
             ti_jax.invert_many(pipeline, [replace(specs[0], name=name)], config=CONFIG)

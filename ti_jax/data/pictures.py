@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Sized
@@ -112,7 +113,7 @@ def read_mask(path: epath.PathLike) -> UInt8[np.ndarray, "height width"]:
 
 def _converted(path: epath.PathLike, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
-        with epath.Path(path).open("rb") as file, Image.open(file) as image:
+        with Image.open(io.BytesIO(epath.Path(path).read_bytes())) as image:
             return convert(ImageOps.exif_transpose(image))
     except Exception as error:  # a decoder raises what the damage happens to cause
         raise UserError(f"the picture {path} cannot be read ({error})") from error
@@ -168,7 +169,8 @@ def _warn_of_others(source: Any) -> None:
 
 def _read(path: epath.Path, resolution: int, crop: Crop, skip_bad: bool) -> Picture | None:
     try:
-        with path.open("rb") as file, Image.open(file) as image:
+        # Whole: a decoder reads in small pieces, each of them a request to a bucket.
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
             return replace(_square(path.name, image, resolution, crop), path=path)
     except Exception as error:  # a decoder raises what the damage happens to cause
         message = f"the picture {path} cannot be read ({error})"

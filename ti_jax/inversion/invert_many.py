@@ -127,7 +127,8 @@ def used_slots(slots: int, concepts: int, mesh: Mesh | None) -> int:
 
 def _check_names(specs: Sequence[ConceptSpec]) -> None:
     names = Counter(spec.name for spec in specs)
-    twice = [name for name, count in names.items() if count > 1]
+    folders = Counter(name.casefold() for name in names.elements())  # some file systems do not tell case apart
+    twice = [name for name in names if folders[name.casefold()] > 1]
     if twice:
         raise UserError(f"several concepts are called {', '.join(twice)}: names pick folders and random streams")
     reserved = [name for name in names if name in RESERVED or name.startswith("results-")]

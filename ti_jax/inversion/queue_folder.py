@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from etils import epath
@@ -93,17 +94,25 @@ class QueueFolder(Folder):
     def ended(self) -> dict[str, Line]:
         """The line of each concept that has ended on any host, by name; where there are several, one that finished.
 
-        One that finished and whose folder was deleted since has not ended. Of failures the last is this host's own, and
-        the first what is merged of earlier sessions.
+        One that finished and whose folder was deleted since has not ended, also where it has begun anew. Of failures
+        the last is this host's own, and the first what is merged of earlier sessions.
         """
-        lines: dict[str, Line] = {}
         merged = self.path / "results.jsonl"
-        for file in sorted(self.path.glob("results*.jsonl"), key=lambda file: (file == self._results, file != merged)):
-            for name, line in self._read(file).items():
-                if lines.get(name, line)["status"] != "finished" or line["status"] == "finished":
-                    lines[name] = line
-        there = {entry.name for entry in self.path.iterdir()} if lines else set()  # a bucket has no empty folder
-        return {name: line for name, line in lines.items() if line["status"] != "finished" or name in there}
+        files = sorted(self.path.glob("results*.jsonl"), key=lambda file: (file == self._results, file != merged))
+        found = [(name, line) for file in files for name, line in self._read(file).items()]
+        finished = self._with_results({name for name, line in found if line["status"] == "finished"})
+        lines: dict[str, Line] = {}
+        for name, line in found:
+            is_finished = line["status"] == "finished"
+            if (is_finished and name in finished) or (not is_finished and name not in finished):
+                lines[name] = line
+        return lines
+
+    def _with_results(self, names: Iterable[str]) -> set[str]:
+        """Of these concepts, those whose run folder says how they ended; asked for at once, as a bucket takes long."""
+        with ThreadPoolExecutor(16) as pool:
+            ended = pool.map(lambda name: (name, self.run_folder(name).has_result), names)
+            return {name for name, has_result in ended if has_result}
 
     def add(self, line: Line) -> None:
         """Adds how a concept ended."""

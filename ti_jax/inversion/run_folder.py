@@ -62,7 +62,11 @@ class RunFolder(Folder):
         """Writes how the run ended; last, since it says that all the rest is there."""
         self.write_json("result.json", result)
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the run has ended."""
+        return (self.path / "result.json").exists()
+
     def read_result(self) -> dict[str, Any] | None:
         """How the run ended; None while it has not."""
-        file = self.path / "result.json"
-        return self.read_json(file) if file.exists() else None
+        return self.read_json(self.path / "result.json") if self.has_result else None
